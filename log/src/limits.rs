@@ -1,0 +1,147 @@
+//! Every cap, with its unit and reason.
+
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+// ---- the shard log's format: never changed for a stored shard ----
+
+/// G: how much further than its EPOCH an epoch's first DATA lies, in WAL sequence numbers. No leader's window may
+/// ever exceed it, across software versions too.
+pub const EPOCH_GAP: u64 = 64;
+/// span: a leader may PUT a sequence number only below its lowest unresolved one plus this. At most [`EPOCH_GAP`].
+pub const WRITE_SPAN: u64 = EPOCH_GAP;
+/// Bytes of a WAL object's header, and of a whole EPOCH object. DATA objects are always longer.
+pub const WAL_HEADER_LEN: usize = 256;
+/// How much further offsets continue after damage in synced journal frames: no lost offset is ever given out again.
+pub const OFFSET_JUMP: u64 = 1 << 20;
+
+// ---- topics ----
+
+/// Characters in a topic name: Kafka's bound.
+pub const TOPIC_NAME_LEN_MAX: usize = 249;
+/// Partitions of one topic: keeps cursors short.
+pub const PARTITIONS_MAX: u16 = 512;
+/// Topics of a cluster: keeps `topics.json` small enough to swap whole.
+pub const TOPICS_MAX: usize = 10_000;
+/// Deleted topics whose data is not removed yet. Past it no topic can be deleted until compactors catch up.
+pub const TOPICS_DELETED_MAX: usize = 10_000;
+/// Shards of a cluster.
+pub const SHARDS_MAX: u16 = 1024;
+
+// ---- records and units ----
+
+/// Default of `max.message.bytes`.
+pub const MESSAGE_BYTES_DEFAULT: u32 = MIB as u32;
+/// Upper bound of `max.message.bytes`.
+pub const MESSAGE_BYTES_MAX: u32 = 4 * MIB as u32;
+/// Records of one unit, which is stored all or nothing.
+pub const UNIT_RECORDS_MAX: usize = 10_000;
+/// Bytes of values of one unit.
+pub const UNIT_BYTES_MAX: usize = 4 * MIB;
+/// Bytes of one encoded record batch: a unit with its keys and headers, and room for the framing.
+pub const BATCH_BYTES_MAX: usize = 32 * MIB;
+/// Headers of one record.
+pub const RECORD_HEADERS_MAX: usize = 256;
+/// How far ahead of the node's clock a record's timestamp may be.
+pub const TIMESTAMP_AHEAD_MAX: Duration = Duration::from_secs(60 * 60);
+/// Size from which a batch is worth compressing.
+pub const COMPRESS_BYTES_MIN: usize = 512;
+
+// ---- dedupe ----
+
+/// Dedupe entries kept per shard, oldest out first.
+pub const DEDUPE_ENTRIES_MAX: usize = 1_000_000;
+/// How long a dedupe entry is kept.
+pub const DEDUPE_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+// ---- the leader ----
+
+/// WAL objects whose PUT may be under way at once.
+pub const PUTS_IN_FLIGHT_MAX: usize = 4;
+/// Size at which a WAL object is frozen.
+pub const WAL_OBJECT_BYTES_MAX: usize = 8 * MIB;
+/// Longest a batch waits for its flush on a shared store.
+pub const FLUSH_LINGER: Duration = Duration::from_millis(250);
+/// Longest a batch waits for its flush behind the journal, on an exclusive store.
+pub const FLUSH_LINGER_EXCLUSIVE: Duration = Duration::from_secs(5);
+/// Requests waiting in a shard's queue.
+pub const SHARD_QUEUE_MAX: usize = 4_096;
+/// Requests taken from the queue in one turn.
+pub const SHARD_TURN_MAX: usize = 512;
+/// Bytes accepted by a shard and not yet in the store. Past it new appends are refused.
+pub const SHARD_UNFLUSHED_BYTES_MAX: usize = 256 * MIB;
+/// Bytes of stored batches a shard keeps in memory for readers at the tail.
+pub const SHARD_TAIL_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of recently read runs of batches a shard keeps in memory for catch-up readers.
+pub const SHARD_BLOCK_CACHE_BYTES: u64 = 64 * MIB as u64;
+/// Looks at the index before a fetch whose object is missing gives up.
+pub const FETCH_ATTEMPTS_MAX: u32 = 5;
+/// Longest an append waits for room before it is refused as overloaded.
+pub const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
+/// First pause before a PUT without an answer is sent again; doubles up to [`PUT_BACKOFF_MAX`].
+pub const PUT_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between two PUTs of one object.
+pub const PUT_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for one answer of the store.
+pub const STORE_CALL_MAX: Duration = Duration::from_secs(30);
+/// Attempts of a taker before it reports that the shard cannot be led.
+pub const TAKEOVER_ATTEMPTS_MAX: u32 = 64;
+
+// ---- registers ----
+
+/// Compare-and-swap attempts of one change before it is reported as contended.
+pub const SWAP_ATTEMPTS_MAX: u32 = 32;
+/// Bytes of a manifest root.
+pub const MANIFEST_BYTES_MAX: usize = 64 * KIB;
+/// Epochs listed in a manifest root.
+pub const MANIFEST_EPOCHS_MAX: usize = 256;
+/// Partitions described by one manifest page.
+pub const PAGE_PARTITIONS: u16 = 256;
+/// Bytes of any register or snapshot read whole.
+pub const METADATA_BYTES_MAX: usize = 128 * MIB;
+/// API keys of a cluster: every node holds all of them in memory.
+pub const API_KEYS_MAX: usize = 10_000;
+/// Characters in the id of an API key.
+pub const API_KEY_ID_LEN_MAX: usize = 64;
+/// Scopes of one API key: all of them are looked at for each call.
+pub const API_KEY_SCOPES_MAX: usize = 64;
+/// Attempts of one swap, or of one object named by its content, before the store is reported as failing.
+pub const STORE_ATTEMPTS_MAX: u32 = 6;
+/// Keys of one listing. A longer one is continued after its last key.
+pub const LIST_KEYS_MAX: usize = 100_000;
+
+// ---- the journal ----
+
+/// Bytes of one journal file before the next is begun.
+pub const JOURNAL_FILE_BYTES: u64 = 64 * MIB as u64;
+/// Bytes of all journal files. Past it new appends are refused.
+pub const JOURNAL_BYTES_MAX: u64 = 10 * 1024 * MIB as u64;
+/// Bytes of one journal frame: one unit with its framing.
+pub const JOURNAL_FRAME_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+/// Bytes of frames that wait for the journal's thread. Past it the caller waits.
+pub const JOURNAL_PENDING_BYTES_MAX: usize = 64 * MIB;
+
+// ---- rolls ----
+
+/// WAL objects above the floor that start a roll.
+pub const ROLL_OBJECTS: usize = 256;
+/// Bytes above the floor that start a roll.
+pub const ROLL_BYTES: u64 = 64 * MIB as u64;
+/// Age of the oldest WAL object above the floor that starts a roll.
+pub const ROLL_AGE: Duration = Duration::from_secs(60);
+/// Bytes of one footer entry of a rolled object: what a reader fetches to find one record.
+pub const ROLLED_EXTENT_BYTES: usize = MIB;
+/// Path objects above the floor, EPOCHs included, that start a roll when a node starts: it walks them all each time.
+pub const ROLL_OBJECTS_AT_START: usize = 64;
+/// Pause between two looks at what could be rolled. A look costs no request.
+pub const ROLL_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest pause of a compactor between two attempts that fail.
+pub const ROLL_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Pause between two listings of a shard in search of garbage.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// Age of a rolled object or snapshot that no manifest names before it is deleted: its commit may be under way.
+pub const ORPHAN_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// DELETEs under way at once.
+pub const DELETES_IN_FLIGHT_MAX: usize = 16;
