@@ -1,0 +1,246 @@
+//! Leading a shard: one task per shard that assigns offsets, journals, flushes and acknowledges, in this order.
+//!
+//! On an *exclusive* store (a folder locked by this process, or memory) nobody can take over and the journal is
+//! exactly as durable as an object: appends are acknowledged after the journal's group commit and WAL objects are
+//! flushed behind. On a shared store `object` appends are acknowledged once their WAL object and all before it are
+//! in the bucket.
+
+mod pending;
+mod recover;
+mod run;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::error::Outcome;
+use crate::format::manifest::Manifest;
+use crate::journal::Replayed;
+use crate::limits;
+use crate::model::{LeaderEpoch, ShardId, TopicPartition};
+use crate::shard::append::{Append, AppendError, Appended};
+use crate::shard::fetch::ShardIndex;
+use crate::shard::frames::SharedJournal;
+use crate::shard::open::{OpenError, ShardStore};
+use crate::shard::signal::Signals;
+
+/// Bytes that one permit of the admission semaphore stands for.
+const PERMIT_BYTES: usize = 1024;
+
+/// What a leader works with.
+#[derive(Debug, Clone)]
+pub struct LeaderOptions {
+    /// Stamps WAL objects.
+    pub clock: Arc<dyn Clock>,
+    /// The node's journal. All shards that share it are opened before it is replayed, and it releases nothing before
+    /// each of them was told that it is [recovered](Shard::recovered). Without one appends are acknowledged by a
+    /// shared store, and at once on an exclusive one: right only where nothing outlives the process, as in memory.
+    pub journal: Option<SharedJournal>,
+    /// Wakes readers.
+    pub signals: Signals,
+    /// Longest a batch waits for its flush behind the journal; at most [`limits::FLUSH_LINGER`] of it where the store
+    /// acknowledges.
+    pub flush_linger: Duration,
+    /// Bytes accepted and not yet in the store. Past it appends are refused. By default
+    /// [`limits::SHARD_UNFLUSHED_BYTES_MAX`].
+    pub unflushed_bytes_max: usize,
+}
+
+/// Why a journal frame could not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The journal and the log disagree about offsets that both hold.
+    #[error("journal contradicts the log: partition={partition:?}")]
+    Contradiction {
+        /// Where.
+        partition: TopicPartition,
+    },
+    /// The leader is gone.
+    #[error("shard has no leader here")]
+    NoLeader,
+}
+
+#[derive(Debug)]
+struct Queued {
+    append: Append,
+    reply: oneshot::Sender<Result<Appended, AppendError>>,
+    room: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Command {
+    Recover { replayed: Box<Replayed>, done: oneshot::Sender<Result<(), RecoverError>> },
+    Recovered { damaged: bool, partitions: Vec<TopicPartition>, done: oneshot::Sender<()> },
+    Flush { done: oneshot::Sender<()> },
+    Stop,
+}
+
+/// An append on its way.
+#[derive(Debug)]
+pub struct Receipt(oneshot::Receiver<Result<Appended, AppendError>>);
+
+impl Receipt {
+    /// Waits until the append is as durable as it asks.
+    ///
+    /// # Errors
+    /// [`AppendError`]; its outcome says whether a retry may duplicate.
+    pub async fn acknowledged(self) -> Result<Appended, AppendError> {
+        self.0.await.unwrap_or(Err(AppendError::NoLeader { outcome: Outcome::Unknown }))
+    }
+}
+
+/// A shard led by this node.
+#[derive(Debug, Clone)]
+pub struct Shard {
+    id: ShardId,
+    epoch: LeaderEpoch,
+    index: Arc<ShardIndex>,
+    queue: mpsc::Sender<Queued>,
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    leading: watch::Receiver<bool>,
+}
+
+impl Shard {
+    /// Takes a shard over and begins to lead it. Appends wait until [`Self::recovered`] was called.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a retry begins anew and is safe.
+    pub async fn open(
+        at: ShardStore,
+        options: LeaderOptions,
+        nonces: StdRng,
+    ) -> Result<(Self, JoinHandle<()>), OpenError> {
+        let leadership = at.take_over(options.clock.now(), nonces).await?;
+        let (id, epoch) = (at.shard, leadership.epoch);
+        let index = Arc::new(ShardIndex::new(at.clone()));
+        index.adopt(&leadership.manifest).await?;
+        for object in &leadership.objects {
+            index.add_object(&object.header, &object.footer);
+        }
+        for end in leadership.state.partitions() {
+            index.log(end.partition).publish(end.next_offset);
+        }
+        let (queue, queued) = mpsc::channel(limits::SHARD_QUEUE_MAX);
+        let (commands, commanded) = mpsc::channel(16);
+        let room = Arc::new(Semaphore::new(options.unflushed_bytes_max / PERMIT_BYTES));
+        let (leads, leading) = watch::channel(true);
+        let leader = run::Leader::new(at, options, leadership, Arc::clone(&index), leads);
+        let task = tokio::spawn(leader.run(queued, commanded));
+        Ok((Self { id, epoch, index, queue, commands, room, leading }, task))
+    }
+
+    /// Returns which shard this is.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Returns the epoch of this leadership.
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    /// Returns what readers go by.
+    pub fn index(&self) -> &Arc<ShardIndex> {
+        &self.index
+    }
+
+    /// Tells whether this node still leads the shard.
+    pub fn is_leading(&self) -> bool {
+        *self.leading.borrow()
+    }
+
+    /// Hands a unit to the leader; units handed over one after the other are appended in this order.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing is stored. Without room for [`limits::ADMISSION_WAIT_MAX`] it is refused as
+    /// overloaded.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, nothing is stored.
+    pub async fn enqueue(&self, append: Append) -> Result<Receipt, AppendError> {
+        append.check()?;
+        let permits = u32::try_from(append.size_bytes() / PERMIT_BYTES + 1).unwrap_or(u32::MAX);
+        let (reply, answer) = oneshot::channel();
+        let admitted = async {
+            let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
+            let room = room.map_err(|_| AppendError::Draining)?;
+            let no_leader = AppendError::NoLeader { outcome: Outcome::NotApplied };
+            self.queue.send(Queued { append, reply, room }).await.map_err(|_| no_leader)
+        };
+        let admitted = tokio::time::timeout(limits::ADMISSION_WAIT_MAX, admitted).await;
+        admitted.map_err(|_| AppendError::Overloaded)??;
+        Ok(Receipt(answer))
+    }
+
+    /// Appends a unit, all or nothing, and waits until it is as durable as it asks.
+    ///
+    /// # Errors
+    /// [`AppendError`]; its outcome says whether a retry may duplicate.
+    pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        self.enqueue(append).await?.acknowledged().await
+    }
+
+    /// Takes back a frame of the journal, in journal order, at its old offsets. Frames already stored are skipped.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; the node must not become ready. The journal keeps every frame, to try again.
+    pub async fn recover(&self, replayed: Replayed) -> Result<(), RecoverError> {
+        let (done, answer) = oneshot::channel();
+        let command = Command::Recover { replayed: Box::new(replayed), done };
+        self.commands.send(command).await.map_err(|_| RecoverError::NoLeader)?;
+        answer.await.map_err(|_| RecoverError::NoLeader)?
+    }
+
+    /// Ends recovery: appends are taken from now on. After damage in synced frames all partitions, the ones named
+    /// included, go on [`limits::OFFSET_JUMP`] further, so that no lost offset is given out again.
+    ///
+    /// # Errors
+    /// [`RecoverError::NoLeader`].
+    pub async fn recovered(
+        &self,
+        damaged: bool,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<(), RecoverError> {
+        let (done, answer) = oneshot::channel();
+        let command = Command::Recovered { damaged, partitions, done };
+        self.commands.send(command).await.map_err(|_| RecoverError::NoLeader)?;
+        answer.await.map_err(|_| RecoverError::NoLeader)
+    }
+
+    /// Waits until everything handed over before this call is in the store, or the leadership has ended.
+    pub async fn flush(&self) {
+        let (done, answer) = oneshot::channel();
+        if self.commands.send(Command::Flush { done }).await.is_ok() {
+            // A leader that ended has nothing left to flush.
+            let _ = answer.await;
+        }
+    }
+
+    /// Reads from now on below the floor what this manifest names.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a retry is safe.
+    pub async fn adopt(&self, manifest: Manifest) -> Result<(), OpenError> {
+        self.index.adopt(&manifest).await
+    }
+
+    /// Refuses appends from now on; those already taken are acknowledged.
+    pub fn drain(&self) {
+        self.room.close();
+    }
+
+    /// Ends the leadership once everything handed over is stored; the task returned by [`Self::open`] ends then.
+    pub async fn stop(&self) {
+        self.drain();
+        // A leader that ended has nothing left to stop.
+        let _ = self.commands.send(Command::Stop).await;
+    }
+}

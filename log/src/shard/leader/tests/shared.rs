@@ -1,0 +1,279 @@
+//! On a store that others may write.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt;
+use rand::Rng;
+
+use super::*;
+use crate::store::{CreateAnswer, Operation};
+use crate::testing::{Fault, Moment, Target};
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_follow_the_store_in_order() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Reply);
+    let mut first = node.enqueue(unit(0, &["a"])).await;
+    hold.arrived(1).await;
+    let mut second = node.enqueue(unit(0, &["b"])).await;
+    tokio::time::sleep(2 * limits::FLUSH_LINGER).await;
+    assert_eq!(data_objects(&store).await, 2, "both are stored");
+    assert!((&mut first.0).now_or_never().is_none());
+    assert!((&mut second.0).now_or_never().is_none(), "nothing overtakes");
+    assert!(node.read(0).await.is_empty());
+    hold.release();
+    assert_eq!(base(&first.acknowledged().await.unwrap()), 0);
+    assert_eq!(base(&second.acknowledged().await.unwrap()), 1);
+    assert_eq!(node.read(0).await, numbered(&["a", "b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_batch_goes_at_once_and_the_next_ones_once_per_linger() {
+    let store = Store::with_objects(memory().await.objects(), false);
+    let node = Node::open(&store, 1).await;
+    let begun = tokio::time::Instant::now();
+    node.append(unit(0, &["a"])).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(1));
+    let mut receipts = Vec::new();
+    for value in ["b", "c", "d"] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        receipts.push(node.enqueue(unit(0, &[value])).await);
+    }
+    for receipt in receipts {
+        receipt.acknowledged().await.unwrap();
+    }
+    let waited = begun.elapsed();
+    assert!((limits::FLUSH_LINGER..2 * limits::FLUSH_LINGER).contains(&waited), "{waited:?}");
+    assert_eq!(data_objects(&store).await, 2);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(data_objects(&store).await, 2, "an idle shard writes nothing");
+    let begun = tokio::time::Instant::now();
+    node.append(unit(0, &["e"])).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(1), "after an idle time at once again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_becomes_of_a_put_each_record_is_stored_once() {
+    for fault in [Fault::Fail, Fault::LoseReply, Fault::Conflict, Fault::LandTwice, Fault::LandLate] {
+        let (store, faulty) = faulty(1, false).await;
+        let node = Node::open(&store, 1).await;
+        let first = Target::at(Operation::Create, &wal(FIRST));
+        faulty.inject(first.clone(), fault);
+        faulty.inject(first, fault);
+        let receipt = node.enqueue(unit(0, &["a"])).await;
+        let behind = node.append(unit(0, &["b"])).await.unwrap();
+        assert_eq!((base(&receipt.acknowledged().await.unwrap()), base(&behind)), (0, 1), "{fault:?}");
+        faulty.land_late().await;
+        assert_eq!(node.read(0).await, numbered(&["a", "b"]), "{fault:?}");
+        node.kill().await;
+        assert_eq!(Node::open(&store, 2).await.read(0).await, numbered(&["a", "b"]), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_refused_without_an_object_is_sent_again() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    faulty.inject(Target::at(Operation::Create, &wal(FIRST)), Fault::LandTwice);
+    faulty.inject(Target::at(Operation::Get, &wal(FIRST)), Fault::Fail);
+    faulty.inject(Target::at(Operation::Get, &wal(FIRST)), Fault::NotFound);
+    assert_eq!(node.append(unit(0, &["a"])).await.map(|appended| base(&appended)), Ok(0));
+    assert_eq!(node.read(0).await, numbered(&["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_leader_answers_everybody_once_and_stores_nothing() {
+    let store = Store::with_objects(memory().await.objects(), false);
+    let old = Node::open(&store, 1).await;
+    old.append(unit(0, &["a"])).await.unwrap();
+    let new = Node::open(&store, 2).await;
+    let receipts = [old.enqueue(unit(0, &["lost"])).await, old.enqueue(unit(1, &["lost"])).await];
+    for receipt in receipts {
+        assert_eq!(receipt.acknowledged().await, Err(not_stored()));
+    }
+    old.task.await.unwrap();
+    assert!(!old.shard.is_leading());
+    assert_eq!(old.shard.append(unit(0, &["late"])).await, Err(not_stored()));
+    old.shard.flush().await;
+    assert_eq!(base(&new.append(unit(0, &["b"])).await.unwrap()), 1);
+    assert_eq!(new.read(0).await, numbered(&["a", "b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stored_below_the_new_epoch_is_unknown_to_the_old_leader() {
+    let (store, faulty) = faulty(1, false).await;
+    let old = Node::open(&store, 1).await;
+    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Reply);
+    let stored = old.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    hold.arrived(1).await;
+    let new = Node::open(&store, 2).await;
+    assert_eq!(new.read(0).await, numbered(&["a"]), "the taker walked over it");
+    let above = old.enqueue(unit(0, &["b"])).await;
+    let retry = old.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    assert_eq!(above.acknowledged().await, Err(not_stored()));
+    assert_eq!(stored.acknowledged().await, Err(unknown()));
+    assert_eq!(retry.acknowledged().await, Err(unknown()), "its first attempt may be stored");
+    drop(hold);
+    let again = new.append(named(0, 9, unit(0, &["a"]))).await.unwrap();
+    assert_eq!((base(&again), again.replayed), (0, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_object_at_an_own_number_ends_the_leadership_with_everything_unknown() {
+    // Another leader's object, as a clone or a restored snapshot would leave it; and what is no object at all.
+    let stranger = Store::with_objects(memory().await.objects(), false);
+    Node::open(&stranger, 2).await.append(unit(5, &["other"])).await.unwrap();
+    let other = stranger.get(&wal(FIRST)).await.unwrap().unwrap();
+    for body in [other, Bytes::from_static(b"not an object")] {
+        let below = memory().await;
+        let faulty = FaultyStore::new(below.objects(), 1);
+        let store = Store::with_objects(Arc::new(faulty.clone()), false);
+        let node = Node::open(&store, 1).await;
+        let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
+        let receipt = node.enqueue(unit(0, &["a"])).await;
+        hold.arrived(1).await;
+        assert!(matches!(below.create(&wal(FIRST), body.into()).await, CreateAnswer::Created));
+        hold.release();
+        assert_eq!(receipt.acknowledged().await, Err(unknown()));
+        node.task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conditional_append_counts_what_is_not_acknowledged_yet() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
+    let first = node.enqueue(expecting(0, unit(0, &["a", "b"]))).await;
+    hold.arrived(1).await;
+    let refused = AppendError::Expected { expected: Offset::new(1), current: Offset::new(2) };
+    assert_eq!(node.append(expecting(1, unit(0, &["x"]))).await, Err(refused));
+    let second = node.enqueue(expecting(2, unit(0, &["c"]))).await;
+    hold.release();
+    assert_eq!(base(&first.acknowledged().await.unwrap()), 0);
+    assert_eq!(base(&second.acknowledged().await.unwrap()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_for_its_own_unfinished_append() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
+    let first = node.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    hold.arrived(1).await;
+    let mut again = node.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!((&mut again.0).now_or_never().is_none());
+    hold.release();
+    let (first, again) = (first.acknowledged().await.unwrap(), again.acknowledged().await.unwrap());
+    assert_eq!(first.placements, again.placements);
+    assert_eq!((first.replayed, again.replayed), (false, true));
+    assert_eq!(node.read(0).await, numbered(&["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_its_bound_a_shard_refuses_until_the_store_is_back() {
+    let (store, faulty) = faulty(1, false).await;
+    let bounded = LeaderOptions { unflushed_bytes_max: 8 * 1024, ..options(None) };
+    let node = Node::open_with(&store, bounded, 1).await;
+    let hold = faulty.hold(Operation::Create, Moment::Request);
+    let value = "x".repeat(3_000);
+    let mut taken = Vec::new();
+    let refused = loop {
+        match node.shard.enqueue(unit(0, &[&value])).await {
+            Ok(receipt) => taken.push(receipt),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, taken.len()), (AppendError::Overloaded, 2));
+    hold.release();
+    for receipt in taken {
+        receipt.acknowledged().await.unwrap();
+    }
+    node.append(unit(0, &[&value])).await.unwrap();
+    assert_eq!(node.read(0).await.len(), 3);
+}
+
+#[tokio::test]
+async fn local_appends_are_acknowledged_by_the_journal_and_read_once_stored() {
+    let ((store, faulty), dir) = (faulty(1, false).await, tempfile::tempdir().unwrap());
+    let node = Node::restart(&store, dir.path(), 1).await;
+    let hold = faulty.hold(Operation::Create, Moment::Request);
+    let mut object = node.enqueue(unit(0, &["a"])).await;
+    node.append(local(unit(0, &["b"]))).await.unwrap();
+    assert!((&mut object.0).now_or_never().is_none());
+    assert!(node.read(0).await.is_empty());
+    hold.release();
+    object.acknowledged().await.unwrap();
+    node.shard.flush().await;
+    assert_eq!(node.read(0).await, numbered(&["a", "b"]));
+    node.close().await;
+}
+
+/// Two nodes append to one shard, take it from each other, and the store fails now and then.
+async fn race(seed: u64) {
+    let (store, faulty) = faulty(seed, false).await;
+    for fault in [Fault::Fail, Fault::LoseReply, Fault::Conflict, Fault::LandTwice, Fault::LandLate] {
+        faulty.set_chance(Operation::Create, fault, 0.06);
+    }
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut nodes = [Node::open(&store, seed).await, Node::open(&store, seed + 1_000).await];
+    let mut acknowledged: BTreeMap<u64, String> = BTreeMap::new();
+    let mut failed = Vec::new();
+    let mut waiting = Vec::new();
+    for step in 0..60 {
+        let turn = rng.random_range(0..2);
+        if !nodes[turn].shard.is_leading() || rng.random_bool(0.03) {
+            nodes[turn] = Node::open(&store, rng.random()).await;
+        }
+        let value = format!("{seed}/{step}");
+        match nodes[turn].shard.enqueue(unit(0, &[&value])).await {
+            Ok(receipt) => waiting.push((value, receipt)),
+            Err(error) => assert_eq!(error, not_stored()),
+        }
+        if rng.random_bool(0.5) {
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..400))).await;
+        }
+        if rng.random_bool(0.1) {
+            faulty.land_late().await;
+        }
+    }
+    for (value, receipt) in waiting {
+        match receipt.acknowledged().await {
+            Ok(appended) => {
+                let offset = base(&appended);
+                assert_eq!(
+                    acknowledged.insert(offset, value),
+                    None,
+                    "seed {seed}: offset {offset} given out twice"
+                );
+            }
+            Err(AppendError::NoLeader { outcome }) => failed.push((value, outcome)),
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    faulty.land_late().await;
+    let log = Node::open(&store, seed + 2_000).await.read(0).await;
+    let offsets: Vec<u64> = log.iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(offsets, (0..log.len() as u64).collect::<Vec<_>>(), "seed {seed}");
+    for (offset, value) in &acknowledged {
+        let index = usize::try_from(*offset).unwrap();
+        assert_eq!(log.get(index), Some(&(*offset, value.clone())), "seed {seed}: acknowledged and lost");
+    }
+    for (value, outcome) in failed {
+        let copies = log.iter().filter(|(_, stored)| *stored == value).count();
+        assert!(
+            copies <= usize::from(outcome == Outcome::Unknown),
+            "seed {seed}: {value} {outcome:?} {copies}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn racing_leaders_lose_nothing_and_give_no_offset_twice() {
+    for seed in 0..60 {
+        race(seed).await;
+    }
+}

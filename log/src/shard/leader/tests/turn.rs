@@ -1,0 +1,129 @@
+use futures::FutureExt;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::*;
+use crate::model::{Header, LeaderEpoch};
+use crate::shard::leader::Queued;
+use crate::shard::leader::pending::PendingFrame;
+use crate::shard::leader::turn::{Judged, Turn};
+use crate::shard::partition::PartitionLog;
+use crate::shard::state::ShardState;
+
+type Answer = oneshot::Receiver<Result<Appended, AppendError>>;
+
+/// Takes units in one turn; returns the frame and what was judged.
+fn turn(state: &mut ShardState, units: Vec<Append>) -> (PendingFrame, Vec<(Judged, Answer)>) {
+    let semaphore = Arc::new(Semaphore::new(units.len()));
+    let mut turn = Turn::new(state, Timestamp::from_millis(5));
+    let mut judged = Vec::new();
+    for append in units {
+        let (reply, answer) = oneshot::channel();
+        let room = Arc::clone(&semaphore).try_acquire_owned().unwrap();
+        judged.push((turn.take(Queued { append, reply, room }), answer));
+    }
+    let frame = turn.finish(LeaderEpoch::new(1), |partition| Arc::new(PartitionLog::new(partition)));
+    (frame, judged)
+}
+
+fn runs(frame: &PendingFrame) -> Vec<(u16, u64, u64)> {
+    let run = |batch: &crate::shard::leader::pending::PlacedBatch| {
+        (batch.log.partition().partition.get(), batch.base.get(), batch.end.get())
+    };
+    frame.batches.iter().map(run).collect()
+}
+
+#[test]
+fn units_for_one_partition_become_one_batch() {
+    let mut state = ShardState::default();
+    let units = vec![unit(0, &["a", "b"]), unit(1, &["x"]), unit(0, &["c"])];
+    let (frame, judged) = turn(&mut state, units);
+    assert_eq!(runs(&frame), [(0, 0, 3), (1, 0, 1)]);
+    assert_eq!(frame.waiters.len(), 3);
+    let placed: Vec<_> = frame.waiters.iter().map(|waiter| base(&waiter.appended)).collect();
+    assert_eq!(placed, [0, 0, 2], "each keeps its own place");
+    assert!(judged.iter().all(|(judged, _)| matches!(judged, Judged::Staged)));
+    assert_eq!(state.next_offset(partition(0)), Offset::new(3));
+}
+
+#[test]
+fn conditional_and_encoded_units_keep_a_batch_of_their_own() {
+    let encoded = || {
+        let record = Record { value: Some(Bytes::from_static(b"e")), ..Record::default() };
+        let mut append = unit(0, &["x"]);
+        append.batches[0].source = BatchSource::Encoded(
+            crate::format::record_batch::encode(&[record], Compression::None, TimestampType::CreateTime)
+                .unwrap(),
+        );
+        append
+    };
+    let units =
+        vec![unit(0, &["a"]), expecting(1, unit(0, &["b"])), unit(0, &["c"]), encoded(), unit(0, &["d"])];
+    let (frame, _) = turn(&mut ShardState::default(), units);
+    assert_eq!(runs(&frame), [(0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 5)]);
+}
+
+#[test]
+fn a_conditional_unit_is_judged_against_what_is_in_flight() {
+    let mut state = ShardState::default();
+    let units = vec![unit(0, &["a", "b"]), expecting(0, unit(0, &["late"])), expecting(2, unit(0, &["c"]))];
+    let (frame, judged) = turn(&mut state, units);
+    assert_eq!(runs(&frame), [(0, 0, 2), (0, 2, 3)]);
+    let (judged, answer) = judged.into_iter().nth(1).unwrap();
+    assert!(matches!(judged, Judged::Refused));
+    let refused = AppendError::Expected { expected: Offset::ZERO, current: Offset::new(2) };
+    assert_eq!(answer.now_or_never().unwrap().unwrap(), Err(refused));
+}
+
+#[test]
+fn a_unit_is_refused_whole() {
+    let mut both = unit(0, &["a"]);
+    both.batches.extend(expecting(7, unit(1, &["b"])).batches);
+    let mut state = ShardState::default();
+    let (frame, _) = turn(&mut state, vec![named(0, 9, both)]);
+    assert!(frame.batches.is_empty());
+    assert_eq!(state.next_offset(partition(0)), Offset::ZERO);
+    assert!(state.dedupe().is_empty(), "a refused unit may be tried again under its name");
+}
+
+#[test]
+fn a_retry_is_recognised_within_a_turn_and_after_it() {
+    let mut state = ShardState::default();
+    let unit_of = || named(4, 9, unit(0, &["a"]));
+    let (frame, judged) = turn(&mut state, vec![unit(0, &["x"]), unit_of(), unit_of()]);
+    assert_eq!(runs(&frame), [(0, 0, 2)]);
+    let later =
+        turn(&mut state, vec![unit_of(), named(4, 8, unit(0, &["other"])), named(5, 9, unit(0, &["b"]))]);
+    for judged in [&judged[2].0, &later.1[0].0] {
+        let Judged::Duplicate(waiter) = judged else { panic!("{judged:?}") };
+        assert_eq!((base(&waiter.appended), waiter.appended.replayed), (1, true));
+    }
+    let (misused, answer) = later.1.into_iter().nth(1).unwrap();
+    assert!(matches!(misused, Judged::Refused));
+    assert_eq!(answer.now_or_never().unwrap().unwrap(), Err(AppendError::Mismatch));
+    assert_eq!(runs(&later.0), [(0, 2, 3)]);
+}
+
+#[test]
+fn framing_is_counted_so_that_coalesced_records_fit_a_batch() {
+    let header = Header { name: Bytes::new(), value: Some(Bytes::new()) };
+    let record = Record { headers: vec![header; limits::RECORD_HEADERS_MAX], ..Record::default() };
+    let many = || {
+        let mut append = unit(0, &["x"]);
+        let BatchSource::Records { records, .. } = &mut append.batches[0].source else { unreachable!() };
+        *records = vec![record.clone(); 5_000];
+        append
+    };
+    assert!(many().check().is_ok());
+    let (frame, _) = turn(&mut ShardState::default(), (0..14).map(|_| many()).collect());
+    for batch in &frame.batches {
+        assert!(batch.bytes.len() <= many().size_bytes() + limits::ROLLED_EXTENT_BYTES);
+    }
+}
+
+#[test]
+fn a_unit_without_records_or_past_its_bound_is_refused() {
+    assert_eq!(unit(0, &[]).check(), Err(AppendError::Empty));
+    assert_eq!(Append { batches: Vec::new(), ..unit(0, &[]) }.check(), Err(AppendError::Empty));
+    let large = "x".repeat(limits::BATCH_BYTES_MAX / 2);
+    assert!(matches!(unit(0, &[&large]).check(), Err(AppendError::TooLarge { .. })));
+}

@@ -1,0 +1,37 @@
+//! The shard log: who may write, what counts, who recovers, what may be read.
+//!
+//! A shard's write-ahead log is a run of create-only objects, numbered by [`WalSeq`](crate::model::WalSeq). What
+//! belongs to the log is decided by the *path*: it starts at the manifest's floor; DATA leads to the next number; an
+//! EPOCH leads [`EPOCH_GAP`](crate::limits::EPOCH_GAP) numbers further on; the first absent number ends it. No
+//! leader writes further ahead than that gap, so a leader that lost its shard can never reach a number of the next
+//! epoch. Leases and clocks decide who tries to lead; only the create-only PUT on the path decides who wins.
+//!
+//! The deciding parts are pure and do no IO: [`walk`] (the path), [`state`] (offsets and dedupe), [`taker`]
+//! (becoming leader), [`writer`] (a leader's PUTs and acknowledgements) and [`reader`] (following without leading).
+//! The drivers do the IO: [`open`] runs a taker, [`leader`] a writer beside the journal, [`follow`] a reader, and
+//! [`fetch`] reads what [`partition`] says is where.
+
+pub mod append;
+pub mod fetch;
+pub mod follow;
+pub mod frames;
+pub mod leader;
+pub mod open;
+pub mod partition;
+pub mod reader;
+pub mod signal;
+pub mod state;
+pub mod taker;
+#[cfg(test)]
+mod tests;
+mod upload;
+pub mod walk;
+pub mod writer;
+
+pub use append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch, Placement};
+pub use fetch::{Backlog, FetchError, Fetched, ShardIndex};
+pub use frames::SharedJournal;
+pub use leader::{LeaderOptions, Receipt, RecoverError, Shard};
+pub use open::{OpenError, ShardStore};
+pub use partition::{PartitionLog, PartitionUsage, PartitionView};
+pub use signal::Signals;

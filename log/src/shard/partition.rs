@@ -1,0 +1,206 @@
+//! What one partition looks like to readers: how far it goes, and where its batches are.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use crate::format::manifest::RolledRef;
+use crate::format::wal_object::IndexEntry;
+use crate::model::{Offset, Timestamp, TopicPartition, WalSeq};
+
+/// The object that holds a run of batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A WAL object.
+    Wal(WalSeq),
+    /// A rolled object.
+    Rolled(RolledRef),
+}
+
+/// A run of one partition's batches in one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Which object.
+    pub source: Source,
+    /// Where in it, and what.
+    pub entry: IndexEntry,
+}
+
+/// A batch in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct TailBatch {
+    pub(crate) base: Offset,
+    pub(crate) end: Offset,
+    pub(crate) max_timestamp: Timestamp,
+    pub(crate) bytes: Bytes,
+}
+
+/// How far a partition goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionView {
+    /// The first offset that may still be read.
+    pub log_start: Offset,
+    /// The first offset not yet durable: readers see what is below.
+    pub high_watermark: Offset,
+}
+
+/// What a partition takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionUsage {
+    /// Bytes of its batches in the store and in memory, as stored.
+    pub size_bytes: u64,
+    /// Runs of batches in the store.
+    pub extents: usize,
+}
+
+/// Where a reader finds an offset.
+#[derive(Debug)]
+pub(crate) enum Located {
+    /// In memory: whole batches, the first of which holds the offset or comes after it. Without a batch there is no
+    /// record up to the high watermark: offsets were jumped over.
+    Tail { batches: Vec<Bytes>, high_watermark: Offset },
+    /// In the store.
+    Extent(Extent),
+    /// Below the log start.
+    Expired { log_start: Offset },
+    /// At or above the high watermark.
+    NotYet,
+}
+
+/// One partition's index: extents in the store, then batches in memory. They may overlap.
+#[derive(Debug)]
+pub struct PartitionLog {
+    partition: TopicPartition,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    log_start: Offset,
+    high_watermark: Offset,
+    extents: Vec<Extent>,
+    tail: VecDeque<TailBatch>,
+}
+
+impl PartitionLog {
+    pub(crate) fn new(partition: TopicPartition) -> Self {
+        Self { partition, inner: RwLock::default() }
+    }
+
+    /// Returns which partition this is.
+    pub fn partition(&self) -> TopicPartition {
+        self.partition
+    }
+
+    /// Returns the first offset not yet durable.
+    pub fn high_watermark(&self) -> Offset {
+        self.inner.read().high_watermark
+    }
+
+    /// Returns how far it goes.
+    pub fn view(&self) -> PartitionView {
+        let inner = self.inner.read();
+        PartitionView { log_start: inner.log_start, high_watermark: inner.high_watermark }
+    }
+
+    /// Returns what it takes. Looks at every extent and every batch in memory.
+    pub fn usage(&self) -> PartitionUsage {
+        let inner = self.inner.read();
+        let stored_end = inner.extents.last().map_or(Offset::ZERO, |extent| extent.entry.end_offset);
+        let unstored = inner.tail.iter().filter(|batch| batch.base >= stored_end);
+        let unstored_bytes: u64 = unstored.map(|batch| batch.bytes.len() as u64).sum();
+        let stored_bytes: u64 = inner.extents.iter().map(|extent| u64::from(extent.entry.length)).sum();
+        PartitionUsage { size_bytes: stored_bytes + unstored_bytes, extents: inner.extents.len() }
+    }
+
+    /// Finds the first batch that holds this offset or comes after it, and those behind it up to about `max_bytes`.
+    pub(crate) fn locate(&self, from: Offset, max_bytes: usize) -> Located {
+        let inner = self.inner.read();
+        if from < inner.log_start {
+            return Located::Expired { log_start: inner.log_start };
+        }
+        if from >= inner.high_watermark {
+            return Located::NotYet;
+        }
+        let in_tail = inner.tail.front().is_some_and(|batch| batch.base <= from);
+        let stored = inner.extents.partition_point(|extent| extent.entry.end_offset <= from);
+        match inner.extents.get(stored) {
+            Some(extent) if !in_tail => Located::Extent(*extent),
+            _ => Located::Tail {
+                batches: inner.tail_from(from, max_bytes),
+                high_watermark: inner.high_watermark,
+            },
+        }
+    }
+
+    /// Returns where to begin to look for the first record at or after a timestamp; none when there is none yet.
+    pub(crate) fn first_at(&self, timestamp: Timestamp) -> Option<Offset> {
+        let inner = self.inner.read();
+        let stored = inner.extents.iter().find(|extent| {
+            extent.entry.max_timestamp >= timestamp && extent.entry.end_offset > inner.log_start
+        });
+        let in_memory = inner
+            .tail
+            .iter()
+            .find(|batch| batch.max_timestamp >= timestamp && batch.end <= inner.high_watermark)
+            .map(|batch| batch.base);
+        match (stored.map(|extent| extent.entry.base_offset), in_memory) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+        .map(|at| at.max(inner.log_start))
+    }
+
+    /// Adds a batch behind the others; readers see it once the high watermark passes its end.
+    pub(crate) fn push(&self, batch: TailBatch) {
+        self.inner.write().tail.push_back(batch);
+    }
+
+    /// Moves the high watermark forward.
+    pub(crate) fn publish(&self, high_watermark: Offset) {
+        let mut inner = self.inner.write();
+        inner.high_watermark = inner.high_watermark.max(high_watermark);
+    }
+
+    /// Adds a run in the store behind the others.
+    pub(crate) fn add_extent(&self, extent: Extent) {
+        self.inner.write().extents.push(extent);
+    }
+
+    /// Replaces the runs of WAL objects below a new floor, and the rolled objects that are no longer listed, by these.
+    pub(crate) fn replace_below(&self, floor: WalSeq, rolled: Vec<Extent>) {
+        let mut inner = self.inner.write();
+        let above = inner.extents.iter().filter(|extent| match extent.source {
+            Source::Wal(seq) => seq >= floor,
+            Source::Rolled(_) => false,
+        });
+        let mut extents = rolled;
+        extents.extend(above.copied().collect::<Vec<_>>());
+        inner.extents = extents;
+    }
+
+    /// Forgets batches in memory that end at or below this offset; they are in the store.
+    pub(crate) fn evict_below(&self, end: Offset) {
+        let mut inner = self.inner.write();
+        while inner.tail.front().is_some_and(|batch| batch.end <= end) {
+            inner.tail.pop_front();
+        }
+    }
+}
+
+impl Inner {
+    fn tail_from(&self, from: Offset, max_bytes: usize) -> Vec<Bytes> {
+        let first = self.tail.partition_point(|batch| batch.end <= from);
+        let mut found = Vec::new();
+        let mut size = 0;
+        for batch in self.tail.range(first..).take_while(|batch| batch.end <= self.high_watermark) {
+            if size > 0 && size + batch.bytes.len() > max_bytes {
+                break;
+            }
+            size += batch.bytes.len();
+            found.push(batch.bytes.clone());
+        }
+        found
+    }
+}

@@ -1,0 +1,72 @@
+//! One step of one object's upload: a PUT, or the reading that its answer calls for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::format::wal_object::WalHeader;
+use crate::model::WalSeq;
+use crate::shard::open::{OpenError, ShardStore, next_pause};
+use crate::shard::taker::PutAnswer;
+
+/// What a step found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// How the PUT ended.
+    Put(PutAnswer),
+    /// The header at the number, if there is one.
+    Header(Option<WalHeader>),
+    /// Something that no writer of this version wrote.
+    Stranger,
+    /// The manifest's floor.
+    Floor(WalSeq),
+}
+
+/// A finished step.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) seq: WalSeq,
+    pub(super) found: Found,
+}
+
+pub(super) async fn put(at: ShardStore, seq: WalSeq, parts: Vec<Bytes>, pause: Duration) -> Step {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
+    Step { seq, found: Found::Put(at.put(seq, parts).await) }
+}
+
+/// Reads until the store answers: without this answer the epoch can neither go on nor end. The pause between two
+/// reads is bounded; whoever waits for the append has a deadline of its own.
+pub(super) async fn read_back(at: ShardStore, seq: WalSeq) -> Step {
+    let mut pause = crate::limits::PUT_BACKOFF_MIN;
+    loop {
+        match at.wal_header(seq).await {
+            Ok(header) => return Step { seq, found: Found::Header(header) },
+            Err(OpenError::Format { .. }) => return Step { seq, found: Found::Stranger },
+            Err(error) => {
+                tracing::warn!(shard.id = %at.shard, wal.seq = %seq, error = %error, "cannot read back");
+                tokio::time::sleep(pause).await;
+                pause = next_pause(pause);
+            }
+        }
+    }
+}
+
+/// Reads the floor, as [`read_back`] reads a header.
+pub(super) async fn read_floor(at: ShardStore, seq: WalSeq) -> Step {
+    let mut pause = crate::limits::PUT_BACKOFF_MIN;
+    loop {
+        match at.manifest().await {
+            Ok(manifest) => {
+                let floor = manifest.map_or(WalSeq::ZERO, |(manifest, _)| manifest.floor);
+                return Step { seq, found: Found::Floor(floor) };
+            }
+            Err(error) => {
+                tracing::warn!(shard.id = %at.shard, error = %error, "cannot read the floor");
+                tokio::time::sleep(pause).await;
+                pause = next_pause(pause);
+            }
+        }
+    }
+}
