@@ -1,0 +1,231 @@
+//! Settings of the node. A flag beats the environment, which beats the file, which beats the default.
+//!
+//! All three sources have the same names: `--data-dir`, `FOREBAY_DATA_DIR`, and `data-dir` in the TOML file. Unknown
+//! flags and keys are errors. Unknown variables are not: orchestrators set some of their own, such as
+//! `FOREBAY_SERVICE_HOST` for a service of that name. A variable that is empty counts as absent.
+
+mod options;
+mod types;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use forebay_log::limits;
+use forebay_log::store::StoreUrl;
+
+use options::Options;
+pub use types::{Auth, ByteSize, LogFormat};
+
+/// Where a node listens unless told otherwise.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const DATA_DIR_DEFAULT: &str = "forebay-data";
+/// One process on one disk gains nothing from more.
+const SHARDS_DEFAULT: u16 = 1;
+
+/// An event gateway over object storage: topics, partitions and offsets as REST and Server-Sent Events.
+///
+/// Without a command it serves: one process, everything under --data-dir.
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+#[command(
+    after_help = "Every option can also be set as an environment variable or in the file given by --config."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Verb>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the node (the default command).
+    Serve(Box<ServeArgs>),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+#[derive(Debug, Default, clap::Args)]
+struct ServeArgs {
+    /// TOML file with settings, named like the long options: listen = "127.0.0.1:8080".
+    ///
+    /// Options and environment variables override it; an unknown key is an error. [env: FOREBAY_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Options from environment variables: read as if they were flags, so that both follow the same rules.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Environment {
+    #[command(flatten)]
+    args: ServeArgs,
+}
+
+/// What the process was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Run the node.
+    Serve(Config),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+/// The checked settings of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+    /// The node's own files: the lock, the journal, and the default store.
+    pub data_dir: PathBuf,
+    /// Where the log is kept.
+    pub store: StoreUrl,
+    /// Shards of the cluster; read only when the cluster is created.
+    pub shards: u16,
+    /// Longest wait of accepted records before they are flushed from the journal to the store.
+    pub flush_linger: Duration,
+    /// Journal bytes past which appends are refused.
+    pub journal_bytes: u64,
+    pub auth: Auth,
+    pub log: LogFormat,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Wrong flags, or a request for help or the version, which is printed the same way.
+    #[error("{0}")]
+    Usage(#[from] clap::Error),
+    /// An environment variable has a wrong value.
+    #[error("environment variable {name}: {reason}")]
+    Environment { name: String, reason: String },
+    /// The file cannot be read.
+    #[error("config file cannot be read: path={}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The file is not TOML, or has an unknown key or a wrong value.
+    #[error("config file {}: {reason}", path.display())]
+    File { path: PathBuf, reason: String },
+    /// Reachable from outside, without credentials, and not on purpose.
+    #[error(
+        "refusing to listen on {listen} without credentials: everyone who reaches it could read and write every \
+         topic; listen on a loopback address, or say --auth none (FOREBAY_AUTH=none)"
+    )]
+    Exposed { listen: SocketAddr },
+}
+
+impl Command {
+    /// Reads the process's own arguments and environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`]. Help and version are [`ConfigError::Usage`], to be ended with [`clap::Error::exit`].
+    pub fn from_process() -> Result<Self, ConfigError> {
+        Self::parse(std::env::args_os(), |name| std::env::var_os(name))
+    }
+
+    /// Reads arguments, the first being the program's name, and variables.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let cli = Cli::try_parse_from(args)?;
+        let flags = match cli.command {
+            Some(Verb::Openapi) => return Ok(Self::Openapi),
+            Some(Verb::Serve(flags)) => *flags,
+            None => cli.serve,
+        };
+        let env = from_environment(env)?;
+        let file = match flags.config.or(env.config) {
+            Some(path) => from_file(&path)?,
+            None => Options::default(),
+        };
+        let options = flags.options.or(env.options).or(file);
+        Config::from_options(options).map(Self::Serve)
+    }
+}
+
+impl Config {
+    fn from_options(options: Options) -> Result<Self, ConfigError> {
+        let listen = options.listen.unwrap_or(LISTEN_DEFAULT);
+        if options.auth.is_none() && !listen.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::Exposed { listen });
+        }
+        let data_dir = options.data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
+        Ok(Self {
+            listen,
+            store: options.store.unwrap_or_else(|| StoreUrl::File(data_dir.join("store"))),
+            data_dir,
+            shards: options.shards.map_or(SHARDS_DEFAULT, |shards| shards.0),
+            flush_linger: options.flush_linger.map_or(limits::FLUSH_LINGER_EXCLUSIVE, |linger| linger.0),
+            journal_bytes: options.journal_bytes.map_or(limits::JOURNAL_BYTES_MAX, |bytes| bytes.0),
+            auth: options.auth.unwrap_or_default(),
+            log: options.log.unwrap_or_default(),
+        })
+    }
+}
+
+/// One setting a line, named as in the file. Settings that are secret would be masked here; none is today.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "listen = \"{}\"", self.listen)?;
+        writeln!(f, "data-dir = {:?}", self.data_dir)?;
+        writeln!(f, "store = {:?}", self.store.to_string())?;
+        writeln!(f, "shards = {}", self.shards)?;
+        writeln!(f, "flush-linger = \"{}\"", humantime::format_duration(self.flush_linger))?;
+        writeln!(f, "journal-bytes = \"{}\"", ByteSize(self.journal_bytes))?;
+        writeln!(f, "auth = \"{}\"", self.auth)?;
+        write!(f, "log = \"{}\"", self.log)
+    }
+}
+
+/// Names the variable of a flag.
+fn variable(flag: &str) -> String {
+    format!("FOREBAY_{}", flag.replace('-', "_").to_ascii_uppercase())
+}
+
+fn from_environment(env: impl Fn(&str) -> Option<OsString>) -> Result<ServeArgs, ConfigError> {
+    let mut command = Environment::command();
+    let flags: Vec<String> =
+        command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned).collect();
+    let mut args = Vec::new();
+    for flag in flags {
+        let name = variable(&flag);
+        let Some(value) = env(&name).filter(|value| !value.is_empty()) else { continue };
+        let mut arg = OsString::from(format!("--{flag}="));
+        arg.push(&value);
+        // One at a time first, so that the error can name the variable.
+        if let Err(error) = command.try_get_matches_from_mut([&arg]) {
+            return Err(ConfigError::Environment { name, reason: reason(&error, &value) });
+        }
+        args.push(arg);
+    }
+    let matches = command.try_get_matches_from_mut(args)?;
+    Ok(Environment::from_arg_matches(&matches)?.args)
+}
+
+/// Takes the cause out of an error about a flag.
+fn reason(error: &clap::Error, value: &OsStr) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    let cause = cause.unwrap_or_else(|| "invalid value".to_owned());
+    format!("{cause}: value={}", value.to_string_lossy())
+}
+
+fn from_file(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| ConfigError::File {
+        path: path.to_owned(),
+        reason: error.to_string().trim_end().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The options as one source gives them: flags, environment, or file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use forebay_log::store::StoreUrl;
+
+use super::types::{Auth, ByteSize, Linger, LogFormat, Shards};
+
+/// Every option, absent where the source does not set it. The names of the fields are those of the flags and keys.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Options {
+    /// Address to serve HTTP on [default: 127.0.0.1:8080].
+    ///
+    /// An address that is not loopback also needs --auth, so that nothing is open by accident. [env: FOREBAY_LISTEN]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) listen: Option<SocketAddr>,
+
+    /// Folder of this node's files: journal, lock, and the default store [default: ./forebay-data].
+    ///
+    /// Created if it is missing; locked while the node runs. [env: FOREBAY_DATA_DIR]
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) data_dir: Option<PathBuf>,
+
+    /// Where the log is kept: file:FOLDER or memory: [default: file:DATA_DIR/store].
+    ///
+    /// memory: forgets everything at the end of the process. [env: FOREBAY_STORE]
+    #[arg(long, value_name = "URL")]
+    pub(super) store: Option<StoreUrl>,
+
+    /// Number of shards, 1 to 1024, read only when the store is first used [default: 1].
+    ///
+    /// A shard has one write-ahead log: more shards write more in parallel, and more objects. [env: FOREBAY_SHARDS]
+    #[arg(long, value_name = "N")]
+    pub(super) shards: Option<Shards>,
+
+    /// Longest wait of accepted records before they move from the journal to the store, 0s to 60s [default: 5s].
+    ///
+    /// Answers do not wait for it: the journal is synced first. Shorter means a shorter journal to replay at start;
+    /// longer means fewer, larger objects. [env: FOREBAY_FLUSH_LINGER]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) flush_linger: Option<Linger>,
+
+    /// Size of the journal past which records are refused, in bytes or KiB, MiB, GiB; at least 64MiB [default: 10GiB].
+    ///
+    /// Bounds the disk space that waits for a slow store. [env: FOREBAY_JOURNAL_BYTES]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) journal_bytes: Option<ByteSize>,
+
+    /// Who may call: none = everyone who reaches the address [default: none on loopback].
+    ///
+    /// Has to be said for any other address. [env: FOREBAY_AUTH]
+    #[arg(long, value_name = "MODE")]
+    pub(super) auth: Option<Auth>,
+
+    /// Form of the log on standard error [default: text].
+    ///
+    /// [env: FOREBAY_LOG]
+    #[arg(long, value_name = "FORM")]
+    pub(super) log: Option<LogFormat>,
+}
+
+impl Options {
+    /// Takes from `other` what is absent here.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            listen: self.listen.or(other.listen),
+            data_dir: self.data_dir.or(other.data_dir),
+            store: self.store.or(other.store),
+            shards: self.shards.or(other.shards),
+            flush_linger: self.flush_linger.or(other.flush_linger),
+            journal_bytes: self.journal_bytes.or(other.journal_bytes),
+            auth: self.auth.or(other.auth),
+            log: self.log.or(other.log),
+        }
+    }
+}

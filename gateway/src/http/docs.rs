@@ -1,0 +1,33 @@
+//! The OpenAPI document and the page that shows it, both served by the node itself.
+
+use axum::Router;
+use utoipa::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::http::App;
+use crate::http::problem::{Code, Effect, Problem};
+
+/// What the document says besides its paths.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(
+        title = "Forebay",
+        description = "Kafka's model (topics, partitions, keys, offsets) as plain REST and Server-Sent Events.",
+        license(name = "Apache-2.0")
+    ),
+    components(schemas(Problem, Code, Effect)),
+    tags(
+        (name = "topics", description = "Topics and their settings"),
+        (name = "records", description = "Produce, read and follow"),
+        (name = "operations", description = "For those who run it")
+    )
+)]
+struct Base;
+
+pub(super) fn base() -> utoipa::openapi::OpenApi {
+    Base::openapi()
+}
+
+pub(super) fn router(document: utoipa::openapi::OpenApi) -> Router<App> {
+    SwaggerUi::new("/docs").url("/openapi.json", document).into()
+}

@@ -1,0 +1,128 @@
+//! The one table from errors of the inside to problems on the wire. What is not named here stays inside.
+
+use forebay_log::error::{ErrorKind, Outcome};
+use forebay_log::model::TopicName;
+use forebay_log::shard::{AppendError, FetchError};
+
+use crate::fetch::ReadError;
+use crate::http::problem::{Code, Effect, Problem};
+use crate::produce::ProduceError;
+use crate::topics::TopicsError;
+
+/// Answers a topic that does not exist.
+pub(super) fn topic_not_found(name: &TopicName) -> Problem {
+    Problem::new(Code::TopicNotFound, format!("topic does not exist: topic={name}"))
+        .with("topic", name.as_str())
+}
+
+/// Answers a partition that the topic does not have.
+pub(super) fn partition_not_found(partition: u16, partitions: u16) -> Problem {
+    let detail = format!("partition does not exist: partition={partition} partitions={partitions}");
+    Problem::new(Code::PartitionNotFound, detail).with("partitions", partitions)
+}
+
+/// Logs what must not leave the process and answers without it.
+fn hidden(code: Code, detail: &str, error: &dyn std::error::Error) -> Problem {
+    let mut causes = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        causes = format!("{causes}: {cause}");
+        source = cause.source();
+    }
+    tracing::error!(code = code.as_str(), error = %causes, "request failed");
+    Problem::new(code, detail)
+}
+
+impl From<TopicsError> for Problem {
+    fn from(error: TopicsError) -> Self {
+        match &error {
+            TopicsError::NotFound { name } => topic_not_found(name),
+            TopicsError::Exists { setting, .. } => {
+                Self::new(Code::TopicExists, error.to_string()).with("setting", setting.as_str())
+            }
+            TopicsError::Settings(detail) => Self::new(Code::InvalidConfig, detail.as_str()),
+            TopicsError::Version { .. } => Self::new(Code::PreconditionFailed, error.to_string()),
+            TopicsError::Full => Self::new(Code::QuotaExceeded, error.to_string()),
+            TopicsError::Store(_) => {
+                let effect = Effect::Unknown;
+                hidden(Code::StorageUnavailable, "the store does not answer", &error).with_effect(effect)
+            }
+            TopicsError::Contended => {
+                hidden(Code::StorageUnavailable, "others change topics all the time", &error)
+            }
+            TopicsError::Format(_) => hidden(Code::Internal, "the register of topics cannot be used", &error),
+        }
+    }
+}
+
+impl From<ProduceError> for Problem {
+    fn from(error: ProduceError) -> Self {
+        let effect = match (&error, error.outcome()) {
+            (_, Outcome::Unknown) => Effect::Unknown,
+            (ProduceError::Partly(_), Outcome::NotApplied) => Effect::Partial,
+            (_, Outcome::NotApplied) => Effect::None,
+        };
+        let text = error.to_string();
+        let problem = match &error {
+            ProduceError::RecordTooLarge { limit, .. } => {
+                Self::new(Code::TooLarge, text).with("limit", *limit).with_kafka_error("MESSAGE_TOO_LARGE")
+            }
+            ProduceError::KeyMissing { .. } => {
+                Self::new(Code::BadParameter, text).with_kafka_error("INVALID_RECORD")
+            }
+            ProduceError::TimestampAhead { .. } => {
+                Self::new(Code::BadParameter, text).with_kafka_error("INVALID_TIMESTAMP")
+            }
+            ProduceError::Partition { partition, partitions, .. } => {
+                partition_not_found(*partition, *partitions)
+            }
+            ProduceError::OtherPartition { .. } => {
+                Self::new(Code::BadParameter, text).with("parameter", "partition")
+            }
+            ProduceError::Append(error) | ProduceError::Partly(error) => append_problem(error),
+            ProduceError::Encode(_) => hidden(Code::Internal, "the records cannot be stored", &error),
+            ProduceError::TimedOut => Self::new(Code::StorageUnavailable, text),
+        };
+        problem.with_effect(effect)
+    }
+}
+
+fn append_problem(error: &AppendError) -> Problem {
+    let text = error.to_string();
+    match error {
+        AppendError::Overloaded => Problem::new(Code::Overloaded, text),
+        AppendError::Expected { current, .. } => {
+            let current = current.get();
+            Problem::new(Code::PreconditionFailed, text).with("next_offset", current)
+        }
+        AppendError::Mismatch => {
+            Problem::new(Code::IdempotencyMismatch, "the idempotency key was used for another body")
+        }
+        AppendError::TooLarge { limit, .. } => Problem::new(Code::TooLarge, text).with("limit", *limit),
+        AppendError::Empty => Problem::new(Code::BadParameter, "the request holds no record"),
+        AppendError::NoLeader { .. } => Problem::new(Code::NoLeader, "the partition has no leader now"),
+        AppendError::Draining => Problem::new(Code::Draining, "the node is stopping"),
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match &error {
+            ReadError::Expired { topic } => {
+                let detail = format!("the cursor is below the log start: topic={topic}");
+                Self::new(Code::CursorExpired, detail)
+            }
+            ReadError::TopicGone { topic } => topic_not_found(topic),
+            ReadError::Fetch(fetch) => fetch_problem(fetch),
+        }
+    }
+}
+
+/// Answers a fetch that failed.
+pub(super) fn fetch_problem(error: &FetchError) -> Problem {
+    match error.kind() {
+        ErrorKind::NotFound => Problem::new(Code::CursorExpired, error.to_string()),
+        ErrorKind::Corrupt => hidden(Code::Internal, "a stored record is damaged", error),
+        _ => hidden(Code::StorageUnavailable, "the store does not answer", error),
+    }
+}

@@ -1,0 +1,26 @@
+//! What a request says, read strictly: a mistake gets a problem that names it, never a silent default.
+
+mod accept;
+mod after;
+mod content_type;
+mod path;
+mod query;
+mod rejection;
+
+pub use accept::{Representation, negotiate};
+pub use after::{After, parse_time};
+pub use content_type::{ProduceFormat, produce_format};
+pub use path::{PartitionPath, RecordPath, TopicPath};
+pub use query::Query;
+pub use rejection::{body_too_large, method_not_allowed, no_such_path, unreadable_body};
+
+/// Characters of a client's own text that are repeated in a problem.
+const ECHO_MAX: usize = 64;
+
+/// Shortens a client's text for a problem.
+fn echo(text: &str) -> String {
+    match text.char_indices().nth(ECHO_MAX) {
+        Some((at, _)) => format!("'{}…'", text[..at].escape_debug()),
+        None => format!("'{}'", text.escape_debug()),
+    }
+}

@@ -1,0 +1,154 @@
+//! `POST …/records`: one record, many, or a stream of lines.
+
+mod args;
+mod body;
+mod key_path;
+mod receipt;
+mod units;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use bytes::Bytes;
+use forebay_log::model::{Header, PartitionId, Record, Timestamp, TopicName};
+
+use crate::http::App;
+use crate::http::extract::{PartitionPath, ProduceFormat, TopicPath};
+use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::read::bad;
+use crate::http::wire::ndjson::validate_json;
+use crate::http::wire::records_in::parse_records;
+use crate::limits;
+use crate::produce::{NewRecord, Produced, Unit};
+
+use args::ProduceArgs;
+use body::Lines;
+use receipt::{ProduceReceipt, receipt};
+
+/// Appends records to a topic and answers where they are.
+///
+/// The body is one record; or one record per line (`application/x-ndjson`, `format=lines`); or record objects
+/// (`application/vnd.forebay.records+json`, `…+x-ndjson`). Up to 10,000 records of together 4 MiB are all or nothing
+/// per shard; larger bodies of lines are applied in such units, in order, as they arrive.
+#[utoipa::path(post, path = super::paths::RECORDS, tag = "records", params(TopicPath,
+    ("key" = Option<String>, Query, description = "key of the record"),
+    ("key_path" = Option<String>, Query, description = "JSON Pointer to the key in each value"),
+    ("partition" = Option<u16>, Query, description = "partition of the records"),
+    ("timestamp" = Option<String>, Query, description = "RFC 3339 time or milliseconds"),
+    ("tombstone" = Option<bool>, Query, description = "a record without value"),
+    ("format" = Option<String>, Query, description = "value, ndjson, lines or records"),
+    ("receipt" = Option<String>, Query, description = "full or summary"),
+    ("durability" = Option<String>, Query, description = "object or local")),
+    request_body(content = Vec<u8>, content_type = "*/*", description = "one record, lines, or record objects"),
+    responses((status = CREATED, body = ProduceReceipt), (status = OK, description = "an earlier answer again", body = ProduceReceipt), ProblemResponses))]
+pub(super) async fn produce(
+    State(app): State<App>,
+    path: TopicPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    run(app, path.topic, None, request).await
+}
+
+/// Appends records to one partition of a topic; with `If-Match: "<next offset>"` only if it ends there.
+#[utoipa::path(post, path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
+    ("If-Match" = Option<String>, Header, description = "the partition's next offset, quoted")),
+    request_body(content = Vec<u8>, content_type = "*/*", description = "as for the topic"),
+    responses((status = CREATED, body = ProduceReceipt), ProblemResponses))]
+pub(super) async fn produce_to_partition(
+    State(app): State<App>,
+    path: PartitionPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    run(app, path.topic, Some(path.partition), request).await
+}
+
+async fn run(
+    app: App,
+    name: TopicName,
+    partition: Option<PartitionId>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let mut body = Lines::new(body, app.bodies(), &parts.headers);
+    let answer = match ProduceArgs::parse(&app, name, partition, &parts) {
+        Ok(args) => apply(&app, &args, &mut body, &parts.headers).await,
+        Err(problem) => Err(problem),
+    };
+    if answer.is_err() {
+        body.drain().await;
+    }
+    answer
+}
+
+async fn apply(
+    app: &App,
+    args: &ProduceArgs,
+    body: &mut Lines,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    body.decode(headers)?;
+    let (mut produced, count) = match &args.format {
+        ProduceFormat::Single { content_type } => {
+            let unit = single(args, content_type.as_deref(), body).await?;
+            one_unit(app, args, unit).await?
+        }
+        ProduceFormat::Records => one_unit(app, args, document(body).await?).await?,
+        ProduceFormat::Ndjson | ProduceFormat::Lines | ProduceFormat::RecordsNdjson => {
+            units::apply(app, args, body).await?
+        }
+    };
+    if produced.replayed {
+        app.producer.recall_timestamps(&args.topic, &mut produced).await;
+    }
+    Ok(receipt(args, &produced, count))
+}
+
+/// Applies a unit. Returns where it is, and how many records that are.
+async fn one_unit(app: &App, args: &ProduceArgs, unit: Unit) -> Result<(Produced, u64), Problem> {
+    if unit.is_empty() {
+        return Err(Problem::new(Code::BadParameter, "the request holds no record"));
+    }
+    let count = unit.len() as u64;
+    let enqueued = app.producer.enqueue(&args.topic, unit, args.sticky, 0, &args.options).await?;
+    Ok((enqueued.acknowledged().await?, count))
+}
+
+/// Reads a body that is the value of one record.
+async fn single(args: &ProduceArgs, content_type: Option<&str>, body: &mut Lines) -> Result<Unit, Problem> {
+    let bytes = body.whole(args.topic.settings.max_message_bytes as usize).await?;
+    if args.tombstone && !bytes.is_empty() {
+        return Err(bad("tombstone", "a tombstone has no body"));
+    }
+    if args.tombstone && args.key.is_none() {
+        return Err(bad("tombstone", "a tombstone has a key"));
+    }
+    let mut headers = args.headers.clone();
+    // A value that is JSON implies that it is.
+    let implied = |kept: &str| kept.eq_ignore_ascii_case("application/json") && validate_json(&bytes).is_ok();
+    if let Some(content_type) = content_type.filter(|kept| !implied(kept)) {
+        let value = Some(Bytes::copy_from_slice(content_type.as_bytes()));
+        headers.insert(0, Header { name: Bytes::from_static(b"content-type"), value });
+    }
+    let value = (!args.tombstone).then_some(bytes);
+    let record = Record { key: args.key.clone(), value, headers, timestamp: args.timestamp };
+    let mut unit = Unit::default();
+    unit.push(NewRecord { record, partition: None });
+    Ok(unit)
+}
+
+/// Reads a body that is one document of record objects.
+async fn document(body: &mut Lines) -> Result<Unit, Problem> {
+    let bytes = body.whole(limits::BODY_BYTES_MAX).await?;
+    let records = parse_records(&bytes, Timestamp::MIN).map_err(|error| error.into_problem(None))?;
+    let mut unit = Unit::default();
+    for new in records {
+        if unit.is_full_for(&new.record) {
+            let limit = forebay_log::limits::UNIT_RECORDS_MAX;
+            let detail =
+                format!("a document holds at most {limit} records and 4 MiB: send larger bodies as lines");
+            return Err(Problem::new(Code::TooLarge, detail).with("limit", limit));
+        }
+        unit.push(NewRecord { record: new.record, partition: new.partition });
+    }
+    Ok(unit)
+}

@@ -1,0 +1,210 @@
+//! `GET …/records`: pages, long polls, endless NDJSON, streams of events.
+
+mod args;
+mod events;
+mod lines;
+mod page;
+mod place;
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::fetch::{PageEnd, ReadError};
+use crate::http::App;
+use crate::http::extract::{PartitionPath, Representation, TopicPath, negotiate};
+use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::limits;
+
+use args::{OFFERED, ReadArgs, Scope};
+use page::PageSink;
+
+pub(super) use args::bad;
+pub(super) use place::offset_at;
+
+/// What a reader may keep of records that will never change.
+pub(super) const IMMUTABLE: &str = "private, max-age=3600";
+
+/// A page of records.
+#[derive(Debug, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what the page's writer puts together by hand, record by record")]
+pub(super) struct RecordPage {
+    /// In order of offsets within each partition.
+    records: Vec<RecordObject>,
+    /// Goes on after these records: the `after` of the next read.
+    next: String,
+    /// Whether everything known to this node was read.
+    caught_up: bool,
+}
+
+/// A record with its place. The value is JSON as it was produced where it is JSON, else a string where it is text, else
+/// base64.
+#[derive(Debug, utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes what the record's writer puts together by hand")]
+pub(super) struct RecordObject {
+    topic: String,
+    partition: u16,
+    offset: u64,
+    /// RFC 3339.
+    timestamp: String,
+    key: Option<String>,
+    key_base64: Option<String>,
+    value: Option<serde_json::Value>,
+    value_base64: Option<String>,
+    headers: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// Reads or follows a topic, all partitions.
+///
+/// `Accept: application/json` (default) and `application/x-ndjson` answer a page, or wait for one (`wait`);
+/// `text/event-stream` replays from `after` or `Last-Event-ID` and then follows. A read never moves a committed
+/// position.
+#[utoipa::path(get, path = super::paths::RECORDS, tag = "records", params(TopicPath,
+    ("after" = Option<String>, Query, description = "cursor, earliest, latest, -N, or RFC 3339 time"),
+    ("until" = Option<String>, Query, description = "cursor or RFC 3339 time: exclusive end"),
+    ("limit" = Option<u64>, Query, description = "records of a page: 1 to 10000"),
+    ("max_bytes" = Option<u64>, Query, description = "bytes of a page"),
+    ("wait" = Option<String>, Query, description = "long poll: 0 to 60s"),
+    ("follow" = Option<bool>, Query, description = "NDJSON without end"),
+    ("partition" = Option<String>, Query, description = "only these partitions, separated by commas"),
+    ("key" = Option<String>, Query, description = "only this key, or prefix*"),
+    ("at_least" = Option<String>, Query, description = "cursor of a produce: read your own writes"),
+    ("format" = Option<String>, Query, description = "record or value"),
+    ("on_gap" = Option<String>, Query, description = "reset or error")),
+    responses((status = OK, content((RecordPage = "application/json"), (String = "application/x-ndjson"),
+        (String = "text/event-stream"))), ProblemResponses))]
+pub(super) async fn read_topic(
+    State(app): State<App>,
+    path: TopicPath,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    read(app, Scope { topics: vec![path.topic], partition: None }, uri, headers).await
+}
+
+/// Reads or follows one partition; also from an offset.
+#[utoipa::path(get, path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
+    ("offset" = Option<u64>, Query, description = "first offset to read")),
+    responses((status = OK, content((RecordPage = "application/json"), (String = "application/x-ndjson"),
+        (String = "text/event-stream"))), ProblemResponses))]
+pub(super) async fn read_partition(
+    State(app): State<App>,
+    path: PartitionPath,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    read(app, Scope { topics: vec![path.topic], partition: Some(path.partition) }, uri, headers).await
+}
+
+/// Reads or follows several topics on one connection, resumed by one cursor.
+#[utoipa::path(get, path = super::paths::MANY_RECORDS, tag = "records", params(
+    ("topics" = String, Query, description = "names of topics, separated by commas")),
+    responses((status = OK, content((RecordPage = "application/json"), (String = "application/x-ndjson"),
+        (String = "text/event-stream"))), ProblemResponses))]
+pub(super) async fn read_topics(
+    State(app): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    read(app, Scope { topics: Vec::new(), partition: None }, uri, headers).await
+}
+
+async fn read(app: App, scope: Scope, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let of_partition = scope.partition.is_some();
+    let mut args = ReadArgs::parse(&app, scope, &uri, &headers).await?;
+    let events = args.representation == Representation::EventStream;
+    if events && args.ended {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    if (events || args.follow) && app.is_stopping() {
+        return Err(Problem::new(Code::Draining, "the node is stopping"));
+    }
+    if events {
+        return Ok(events::events(app, args));
+    }
+    if args.follow {
+        return Ok(lines::lines(&app, args));
+    }
+    let (end, body) = page(&app, &mut args).await?;
+    let mut response = body.into_response();
+    let media_type = args.representation.media_type();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert("forebay-next", header_value(&args.cursor().to_string()));
+    // A full page from a place that stays the same is the same tomorrow: nothing is ever put in between.
+    let full = args.limited && end.records == args.limit.records;
+    if of_partition && full && args.absolute && !args.filtered && !args.bounded {
+        return Ok(cached(response, &format!("{}{media_type}{uri}", args.cursor()), &headers));
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Reads a page; without a record in it, waits for one as long as the client asked.
+async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Bytes), Problem> {
+    let deadline = Instant::now() + args.wait;
+    let mut stopping = app.stopping();
+    let mut sink = PageSink::new(&args.reader.positions, args.representation, args.format);
+    loop {
+        let end = match args.reader.page(args.limit, &mut sink).await {
+            // Records went while they were read, and the client said what then.
+            Err(ReadError::Expired { .. }) if args.reset_on_gap => {
+                args.reader.skip_expired();
+                continue;
+            }
+            end => end?,
+        };
+        let over = end.records > 0 || !end.caught_up || args.reader.is_done();
+        let news = !over
+            && tokio::select! {
+                news = args.reader.wait(deadline) => news,
+                _ = stopping.wait_for(|stopping| *stopping) => false,
+            };
+        if !news {
+            let caught_up = end.caught_up && !args.reader.is_ahead();
+            return Ok((end, sink.finish(&args.cursor(), caught_up)));
+        }
+    }
+}
+
+/// Tells whether a read with these headers would be answered with events.
+pub(super) fn wants_events(headers: &HeaderMap) -> bool {
+    negotiate(headers, &OFFERED).is_ok_and(|chosen| chosen == Representation::EventStream)
+}
+
+/// Answers a refused request for events as an event, with the id that the client sent.
+pub(super) async fn refusal_as_events(app: &App, response: Response, last_id: Option<String>) -> Response {
+    let status = response.status();
+    let retry = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let retry = Duration::from_secs(retry.unwrap_or(1)) + events::jitter(app);
+    match axum::body::to_bytes(response.into_body(), limits::SETTINGS_BYTES_MAX).await {
+        Ok(problem) => events::problem_as_events(&problem, last_id.as_deref(), retry),
+        Err(_) => status.into_response(),
+    }
+}
+
+/// Answers with a strong `ETag`: below the tail a partition never changes.
+fn cached(response: Response, identity: &str, headers: &HeaderMap) -> Response {
+    let etag = format!("\"{:016x}\"", forebay_log::format::codec::hash64(identity.as_bytes()));
+    with_etag(response, &etag, headers)
+}
+
+/// Adds a strong `ETag` and what a cache may keep; answers 304 where the client has it.
+pub(super) fn with_etag(mut response: Response, etag: &str, headers: &HeaderMap) -> Response {
+    let known = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_known = |known: &str| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag;
+    if known.split(',').map(str::trim).any(is_known) {
+        response = StatusCode::NOT_MODIFIED.into_response();
+    }
+    response.headers_mut().insert(ETAG, header_value(etag));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE));
+    response
+}
+
+pub(super) fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -1,0 +1,98 @@
+//! One record by its offset: its bytes as they were produced. It never changes.
+
+use axum::extract::State;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use forebay_log::format::record_batch::RecordView;
+use forebay_log::model::{Offset, Topic};
+
+use crate::http::App;
+use crate::http::error::{fetch_problem, partition_not_found, topic_not_found};
+use crate::http::extract::{Query, RecordPath};
+use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::read::{header_value, with_etag};
+use crate::http::wire::ndjson::validate_json;
+use crate::http::wire::record_out::format_timestamp;
+use crate::limits;
+
+/// Answers one record: its value as the body, its own content type, key and headers beside it.
+#[utoipa::path(get, path = super::paths::RECORD, tag = "records", params(RecordPath),
+    responses((status = OK, description = "the value, byte for byte", body = Vec<u8>, content_type = "*/*"),
+        (status = NO_CONTENT, description = "a tombstone"), ProblemResponses))]
+pub(super) async fn record(
+    State(app): State<App>,
+    path: RecordPath,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    Query::parse(uri.query(), &[])?;
+    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    if path.partition.get() >= topic.partitions {
+        return Err(partition_not_found(path.partition.get(), topic.partitions));
+    }
+    let found = find(&app, &topic, &path).await?;
+    let record = found.ok_or_else(|| {
+        let detail = format!("there is no such record: partition={} offset={}", path.partition, path.offset);
+        Problem::new(Code::RecordNotFound, detail)
+    })?;
+    let etag = format!("\"{}-{}-{}\"", topic.epoch, path.partition, path.offset);
+    Ok(with_etag(represent(&record), &etag, &headers))
+}
+
+async fn find(app: &App, topic: &Topic, path: &RecordPath) -> Result<Option<RecordView>, Problem> {
+    let Some(shard) = app.shards.of(topic, path.partition) else { return Ok(None) };
+    let partition = topic.partition(path.partition);
+    let fetched = shard.index().fetch(partition, path.offset, limits::FETCH_BYTES).await;
+    let fetched = fetched.map_err(|error| fetch_problem(&error))?;
+    let holds = |offset: Offset, end: Offset| offset <= path.offset && path.offset < end;
+    let batch = fetched.batches.iter().find(|b| holds(b.header().base_offset, b.header().end_offset()));
+    let Some(batch) = batch else { return Ok(None) };
+    let damaged = |error: forebay_log::error::FormatError| fetch_problem(&error.into());
+    for record in batch.records().map_err(damaged)? {
+        let record = record.map_err(damaged)?;
+        if record.offset == path.offset {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
+}
+
+fn represent(record: &RecordView) -> Response {
+    let mut content_type = None;
+    let mut response = match &record.value {
+        Some(value) => value.clone().into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    };
+    for header in record.headers.clone() {
+        let value = header.value.unwrap_or_default();
+        if header.name.as_ref() == b"content-type" {
+            content_type = HeaderValue::from_bytes(&value).ok();
+            continue;
+        }
+        let name = [b"forebay-header-", header.name.as_ref()].concat();
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(&name), HeaderValue::from_bytes(&value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    if let Some(value) = &record.value {
+        let implied = if validate_json(value).is_ok() {
+            "application/json"
+        } else if std::str::from_utf8(value).is_ok() {
+            "text/plain; charset=utf-8"
+        } else {
+            "application/octet-stream"
+        };
+        let content_type = content_type.unwrap_or(HeaderValue::from_static(implied));
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+    }
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    // The type is the producer's choice: a page of its making must not act as one of this site.
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    headers.insert("forebay-timestamp", header_value(&format_timestamp(record.timestamp)));
+    if let Some(key) = record.key.as_ref().and_then(|key| HeaderValue::from_bytes(key).ok()) {
+        headers.insert("forebay-key", key);
+    }
+    response
+}

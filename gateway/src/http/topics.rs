@@ -1,0 +1,268 @@
+//! Topics as a resource.
+
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use forebay_log::model::{Offset, PartitionId, Topic, TopicName};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::cursor::Cursor;
+use crate::fetch::position::{Slot, TopicPosition};
+use crate::http::App;
+use crate::http::error::topic_not_found;
+use crate::http::extract::{After, Query, TopicPath, body_too_large};
+use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::read::{bad, header_value, offset_at};
+use crate::limits;
+use crate::topics::{Changes, TopicVersion, describe as describe_settings};
+
+/// A topic: its settings by Kafka's names beside these.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TopicDescription {
+    name: String,
+    /// Names this incarnation of the topic in cursors.
+    epoch: String,
+    #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    settings: Changes,
+}
+
+/// A page of the list of topics, in order of names.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TopicList {
+    topics: Vec<TopicDescription>,
+    /// The `page` of the rest, if there is more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// How far a partition goes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PartitionDescription {
+    partition: u16,
+    shard: u16,
+    leader: String,
+    leader_epoch: u32,
+    log_start_offset: u64,
+    high_watermark: u64,
+    /// Bytes as stored, compressed.
+    bytes: u64,
+    /// Objects that hold its records.
+    segments: usize,
+}
+
+/// The partitions of a topic.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PartitionList {
+    topic: String,
+    partitions: Vec<PartitionDescription>,
+}
+
+/// An offset of a partition.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PartitionOffset {
+    partition: u16,
+    offset: u64,
+}
+
+/// A place in a topic.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TopicOffsets {
+    topic: String,
+    /// Fit for `after`.
+    cursor: String,
+    offsets: Vec<PartitionOffset>,
+}
+
+/// Lists topics by name.
+#[utoipa::path(get, path = super::paths::TOPICS, tag = "topics", params(
+    ("prefix" = Option<String>, Query, description = "only names that start with this"),
+    ("limit" = Option<u64>, Query, description = "1 to 1000; default 100"),
+    ("page" = Option<String>, Query, description = "the `next` of the page before")),
+    responses((status = OK, body = TopicList), ProblemResponses))]
+pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<TopicList>, Problem> {
+    let query = Query::parse(uri.query(), &["prefix", "limit", "page"])?;
+    let limit = query.u64_in("limit", 1..=limits::TOPICS_PAGE_MAX as u64)?.unwrap_or(100);
+    let page = query.text("page").map(str::parse::<TopicName>).transpose();
+    let page = page.map_err(|_| bad("page", "must be the 'next' of a page"))?;
+    let limit = usize::try_from(limit).unwrap_or(limits::TOPICS_PAGE_MAX);
+    let (topics, more) = app.topics.list(query.text("prefix").unwrap_or_default(), page.as_ref(), limit);
+    let next = topics.last().filter(|_| more).map(|(name, _)| name.to_string());
+    let topics = topics.iter().map(|(name, topic)| description(name, topic)).collect::<Result<_, _>>()?;
+    Ok(Json(TopicList { topics, next }))
+}
+
+/// Creates a topic, or confirms one: then only the settings named are compared.
+#[utoipa::path(put, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
+    request_body(content = inline(Option<std::collections::BTreeMap<String, serde_json::Value>>), description = "settings by name"),
+    responses((status = CREATED, body = TopicDescription), (status = OK, body = TopicDescription),
+        (status = CONFLICT, body = Problem, content_type = "application/problem+json"), ProblemResponses))]
+pub(super) async fn create(
+    State(app): State<App>,
+    path: TopicPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    Query::parse(request.uri().query(), &[])?;
+    let changes = settings(request).await?;
+    let (topic, new) = app.topics.create(&path.topic, &changes).await?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    answer(status, &path.topic, &topic)
+}
+
+/// Describes a topic.
+#[utoipa::path(get, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
+    responses((status = OK, body = TopicDescription), ProblemResponses))]
+pub(super) async fn describe(State(app): State<App>, path: TopicPath, uri: Uri) -> Result<Response, Problem> {
+    Query::parse(uri.query(), &[])?;
+    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    answer(StatusCode::OK, &path.topic, &topic)
+}
+
+/// Changes settings: a JSON merge patch, in which null means the default. Partitions may only grow.
+#[utoipa::path(patch, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
+    ("If-Match" = Option<String>, Header, description = "the ETag of the description it is based on")),
+    request_body(content = inline(std::collections::BTreeMap<String, serde_json::Value>), content_type = "application/merge-patch+json"),
+    responses((status = OK, body = TopicDescription),
+        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json"), ProblemResponses))]
+pub(super) async fn alter(
+    State(app): State<App>,
+    path: TopicPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    Query::parse(request.uri().query(), &[])?;
+    let expected = expected(request.headers())?;
+    let changes = settings(request).await?;
+    let topic = app.topics.alter(&path.topic, &changes, expected).await?;
+    answer(StatusCode::OK, &path.topic, &topic)
+}
+
+/// Deletes a topic with its records.
+#[utoipa::path(delete, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
+    responses((status = NO_CONTENT), ProblemResponses))]
+pub(super) async fn delete(
+    State(app): State<App>,
+    path: TopicPath,
+    request: Request,
+) -> Result<StatusCode, Problem> {
+    Query::parse(request.uri().query(), &[])?;
+    let deleted = app.topics.delete(&path.topic, expected(request.headers())?).await?;
+    app.shards.signals().forget(deleted.id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Describes the partitions of a topic.
+#[utoipa::path(get, path = super::paths::PARTITIONS, tag = "topics", params(TopicPath),
+    responses((status = OK, body = PartitionList), ProblemResponses))]
+pub(super) async fn partitions(
+    State(app): State<App>,
+    path: TopicPath,
+    uri: Uri,
+) -> Result<Json<PartitionList>, Problem> {
+    Query::parse(uri.query(), &[])?;
+    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let describe = |partition: PartitionId| {
+        let shard = app.shards.of(&topic, partition)?;
+        let log = shard.index().log(topic.partition(partition));
+        let (view, usage) = (log.view(), log.usage());
+        Some(PartitionDescription {
+            partition: partition.get(),
+            shard: shard.id().get(),
+            leader: app.id.to_string(),
+            leader_epoch: shard.epoch().get(),
+            log_start_offset: view.log_start.get(),
+            high_watermark: view.high_watermark.get(),
+            bytes: usage.size_bytes,
+            segments: usage.extents,
+        })
+    };
+    let partitions = topic.partition_ids().filter_map(describe).collect();
+    Ok(Json(PartitionList { topic: path.topic.to_string(), partitions }))
+}
+
+/// Finds the place of a time: the first record in each partition that is not older.
+#[utoipa::path(get, path = super::paths::OFFSETS, tag = "topics", params(TopicPath,
+    ("at" = String, Query, description = "earliest, latest, or RFC 3339 time")),
+    responses((status = OK, body = TopicOffsets), ProblemResponses))]
+pub(super) async fn offsets(
+    State(app): State<App>,
+    path: TopicPath,
+    uri: Uri,
+) -> Result<Json<TopicOffsets>, Problem> {
+    let query = Query::parse(uri.query(), &["at"])?;
+    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let at = query.after("at")?.filter(|at| matches!(at, After::Earliest | After::Latest | After::Time(_)));
+    let at = at.ok_or_else(|| bad("at", "must be earliest, latest or an RFC 3339 time"))?;
+    let mut slots = Vec::new();
+    for partition in topic.partition_ids() {
+        let view = app.shards.log(&topic, partition).map(|log| log.view());
+        let (start, end) = view.map_or((Offset::ZERO, Offset::ZERO), |v| (v.log_start, v.high_watermark));
+        let next = match at {
+            After::Earliest => start,
+            After::Time(time) => offset_at(&app, &topic, partition, time).await?.unwrap_or(end),
+            _ => end,
+        };
+        slots.push(Slot { partition, next, until: None });
+    }
+    let offset = |slot: &Slot| PartitionOffset { partition: slot.partition.get(), offset: slot.next.get() };
+    let offsets = slots.iter().map(offset).collect();
+    let position = TopicPosition { name: path.topic.clone(), topic, slots, whole: true };
+    let cursor = Cursor::single(position.cursor()).to_string();
+    Ok(Json(TopicOffsets { topic: path.topic.to_string(), cursor, offsets }))
+}
+
+fn description(name: &TopicName, topic: &Topic) -> Result<TopicDescription, Problem> {
+    let settings = describe_settings(topic.partitions, &topic.settings)?;
+    Ok(TopicDescription { name: name.to_string(), epoch: topic.epoch.clone(), settings })
+}
+
+fn etag(topic: &Topic) -> String {
+    format!("\"{}-{}\"", topic.epoch, topic.version)
+}
+
+fn answer(status: StatusCode, name: &TopicName, topic: &Topic) -> Result<Response, Problem> {
+    let mut response = (status, Json(description(name, topic)?)).into_response();
+    response.headers_mut().insert(ETAG, header_value(&etag(topic)));
+    Ok(response)
+}
+
+/// Reads the version that `If-Match` names.
+fn expected(headers: &HeaderMap) -> Result<Option<TopicVersion>, Problem> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let etag = text.trim_matches('"').rsplit_once('-');
+    let version = etag.and_then(|(epoch, version)| {
+        Some(TopicVersion { epoch: epoch.to_owned(), version: version.parse().ok()? })
+    });
+    let rule = "If-Match must be the ETag of a topic";
+    version.map(Some).ok_or_else(|| Problem::new(Code::BadParameter, rule).with("header", "If-Match"))
+}
+
+/// Reads a body of settings; none at all names none.
+async fn settings(request: Request) -> Result<Changes, Problem> {
+    const KNOWN: [&str; 4] =
+        ["application/json", "application/merge-patch+json", "application/x-www-form-urlencoded", ""];
+    let media_type =
+        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !KNOWN.contains(&essence.as_str()) {
+        return Err(Problem::new(Code::UnsupportedMediaType, "settings are application/json"));
+    }
+    let limit = limits::SETTINGS_BYTES_MAX;
+    let body = to_bytes(request.into_body(), limit).await.map_err(|_| body_too_large(limit))?;
+    if body.trim_ascii().is_empty() {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(settings)) => Ok(settings),
+        Ok(_) => Err(Problem::new(Code::BadJson, "settings are a JSON object")),
+        Err(error) => Err(Problem::new(Code::BadJson, format!("body is no JSON: {error}"))),
+    }
+}

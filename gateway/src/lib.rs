@@ -1,0 +1,66 @@
+//! The gateway: Kafka's model of topics, partitions and offsets as REST and Server-Sent Events over the shard log.
+//!
+//! A produce goes `http` → [`produce`] → the shard's leader in the log; a read goes `http` → [`fetch`] → memory at the
+//! tail, or the object that the shard's index names.
+
+pub mod config;
+pub mod cursor;
+pub mod fetch;
+pub mod http;
+pub mod limits;
+mod listen;
+pub mod node;
+pub mod produce;
+pub mod shards;
+#[cfg(test)]
+mod testing;
+pub mod topics;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use forebay_log::clock::SystemClock;
+use rand::TryRngCore as _;
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::listen::BoundedListener;
+use crate::node::Node;
+
+/// Runs a node until `shutdown` is ready, then stops it gracefully.
+///
+/// # Errors
+/// Whatever keeps the node from serving, or from stopping with an empty journal, in words for the operator.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tracing::info!("settings: {}", config.to_string().replace('\n', ", "));
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; --listen chooses another address", config.listen))?;
+    let address = listener.local_addr()?;
+    let seed = rand::rngs::OsRng.try_next_u64().context("the system gives no randomness")?;
+    let node = Node::open(&config, Arc::new(SystemClock), seed).await?;
+    tracing::info!(url = %format!("http://{address}"), store = %config.store, "listening on http://{address}");
+    tracing::info!("try: curl -X PUT http://{address}/v1/topics/orders");
+    let router =
+        axum::ServiceExt::<axum::extract::Request>::into_make_service(http::service(Arc::clone(&node)));
+    let listener = BoundedListener::new(listener);
+    let mut stopping = node.stopping();
+    let served = async move {
+        let stop = async move {
+            // A node that is gone stops too.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        axum::serve(listener, router).with_graceful_shutdown(stop).await
+    };
+    let served = tokio::spawn(served);
+    shutdown.await;
+    tracing::info!("stopping");
+    node.begin_stop();
+    let deadline = tokio::time::Instant::now() + limits::STOP_MAX;
+    // Requests that are still open after that are cut; what they appended is safe or was never acknowledged.
+    let _ = tokio::time::timeout(limits::STOP_MAX / 2, served).await;
+    node.stop(deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! One gateway process: what it opens at its start, what it shares, how it stops.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use forebay_log::clock::Clock;
+use forebay_log::format::cluster::{ClusterFile, CoordinatorKind};
+use forebay_log::journal::{Frame, Journal, JournalOptions, Replay};
+use forebay_log::keys::Keys;
+use forebay_log::model::{ClusterId, NodeId, ShardId, TopicPartition};
+use forebay_log::shard::{LeaderOptions, Shard, ShardStore, SharedJournal, Signals};
+use forebay_log::store::{FolderLock, Store, StoreUrl, Swap};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::fetch::ring::Rings;
+use crate::limits;
+use crate::produce::Producer;
+use crate::shards::Shards;
+use crate::topics::Topics;
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    /// This node, over restarts.
+    pub id: NodeId,
+    /// The topics of the cluster.
+    pub topics: Arc<Topics>,
+    /// The shards it leads.
+    pub shards: Arc<Shards>,
+    /// The way in.
+    pub producer: Producer,
+    /// The way out, at the tail.
+    pub rings: Rings,
+    /// Spreads what clients would otherwise do at the same time.
+    pub rng: Mutex<StdRng>,
+    bodies: Arc<Semaphore>,
+    stopping: watch::Sender<bool>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What a stop has to end.
+#[derive(Debug)]
+struct Running {
+    journal: Option<SharedJournal>,
+    leaders: Vec<JoinHandle<()>>,
+    compactor: JoinHandle<()>,
+    /// Held until the last file is closed.
+    _lock: Option<FolderLock>,
+}
+
+impl Node {
+    /// Opens the store, takes its shards over, and brings back what only the journal holds. Ready when it returns.
+    ///
+    /// # Errors
+    /// Whatever keeps the node from serving safely, in words for the operator.
+    pub async fn open(config: &Config, clock: Arc<dyn Clock>, seed: u64) -> anyhow::Result<Arc<Self>> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let persistent = matches!(config.store, StoreUrl::File(_));
+        let lock = persistent.then(|| lock_data_dir(&config.data_dir)).transpose()?;
+        let id = if persistent { node_id(&config.data_dir, &mut rng)? } else { NodeId::random(&mut rng) };
+        let store = Store::open(&config.store).await.context("cannot open the store")?;
+        if !store.is_exclusive() {
+            store.probe(&mut rng).await.context("the store is not fit for use")?;
+        }
+        let keys = Keys::new("");
+        let cluster = open_cluster(&store, &keys, id, config.shards, &mut rng).await?;
+        let (journal, replay) = match persistent {
+            true => open_journal(config, cluster.id)
+                .await
+                .map(|(journal, replay)| (Some(journal), Some(replay)))?,
+            false => (None, None),
+        };
+        let topics = Topics::open(
+            store.clone(),
+            keys.clone(),
+            Arc::clone(&clock),
+            cluster.shards,
+            StdRng::from_rng(&mut rng),
+        );
+        let topics = Arc::new(topics.await.context("cannot read the topics")?);
+        let signals = Signals::default();
+        let options = LeaderOptions {
+            clock: Arc::clone(&clock),
+            journal: journal.clone(),
+            signals: signals.clone(),
+            flush_linger: config.flush_linger,
+            unflushed_bytes_max: forebay_log::limits::SHARD_UNFLUSHED_BYTES_MAX,
+        };
+        let (mut shards, mut leaders, mut stores) = (Vec::new(), Vec::new(), Vec::new());
+        for shard in (0..cluster.shards).map(ShardId::new) {
+            let at = ShardStore { store: store.clone(), keys: keys.clone(), cluster: cluster.id, shard };
+            let opened = Shard::open(at.clone(), options.clone(), StdRng::from_rng(&mut rng)).await;
+            let (shard, leader) = opened.with_context(|| format!("cannot lead shard {shard}"))?;
+            shards.push(shard);
+            leaders.push(leader);
+            stores.push(at);
+        }
+        recover(&shards, replay, &topics).await?;
+        let (stopping, stops) = watch::channel(false);
+        let compactor =
+            forebay_compactor::embedded::run(shards.clone(), stores, Arc::clone(&clock), rng.random(), stops);
+        let running = Running { journal, leaders, compactor: tokio::spawn(compactor), _lock: lock };
+        let shards = Arc::new(Shards::new(shards, signals));
+        Ok(Arc::new(Self {
+            id,
+            topics,
+            producer: Producer::new(Arc::clone(&shards), clock),
+            shards,
+            rings: Rings::default(),
+            rng: Mutex::new(rng),
+            bodies: Arc::new(Semaphore::new(limits::BODIES_IN_FLIGHT_BYTES)),
+            stopping,
+            running: Mutex::new(Some(running)),
+        }))
+    }
+
+    /// Returns the node's budget for request bodies, in bytes.
+    pub fn bodies(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.bodies)
+    }
+
+    /// Returns what turns true when the node begins to stop.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Tells whether the node stops.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Begins to stop: streams say goodbye, appends are refused.
+    pub fn begin_stop(&self) {
+        self.stopping.send_replace(true);
+        self.shards.all().iter().for_each(Shard::drain);
+    }
+
+    /// Stores what only the journal holds and closes everything. After it the store alone is the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be done in time; nothing acknowledged is lost, for the journal is still there.
+    pub async fn stop(&self, within: Duration) -> anyhow::Result<()> {
+        self.begin_stop();
+        let running = self.running.lock().take();
+        let Some(Running { journal, leaders, compactor, _lock }) = running else { return Ok(()) };
+        let flushed = async {
+            // The compactor ends by itself; one that died has said so already.
+            let _ = compactor.await;
+            for shard in self.shards.all() {
+                shard.flush().await;
+            }
+            for shard in self.shards.all() {
+                shard.stop().await;
+            }
+            for leader in leaders {
+                // As for the compactor.
+                let _ = leader.await;
+            }
+            match journal {
+                Some(journal) => journal.close().await,
+                None => true,
+            }
+        };
+        match tokio::time::timeout(within, flushed).await {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("the journal could not be closed; it is replayed at the next start"),
+            Err(_) => {
+                bail!("not everything could be flushed in time; the journal is replayed at the next start")
+            }
+        }
+    }
+}
+
+fn lock_data_dir(dir: &Path) -> anyhow::Result<FolderLock> {
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("cannot create the data folder {}", dir.display()))?;
+    FolderLock::acquire(dir, &dir.join("lock"))
+        .with_context(|| format!("cannot use the data folder {}", dir.display()))
+}
+
+/// Reads the node's id from its data folder, or draws one.
+fn node_id(dir: &Path, rng: &mut StdRng) -> anyhow::Result<NodeId> {
+    let path = dir.join("node");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().with_context(|| format!("{} holds no node id", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let id = NodeId::random(rng);
+            write_synced(dir, &path, &format!("{id}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(id)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Writes a small file so that a crash of the machine leaves all of it or nothing.
+fn write_synced(dir: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+    let staged = path.with_extension("new");
+    let mut file = std::fs::File::create(&staged)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&staged, path)?;
+    std::fs::File::open(dir)?.sync_all()?;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
+}
+
+/// Reads the cluster's root, or creates it.
+async fn open_cluster(
+    store: &Store,
+    keys: &Keys,
+    node: NodeId,
+    shards: u16,
+    rng: &mut StdRng,
+) -> anyhow::Result<ClusterFile> {
+    let key = keys.cluster();
+    if store.read_register(&key).await?.is_none() {
+        let fresh = ClusterFile::new(ClusterId::random(rng), shards, CoordinatorKind::Embedded { node });
+        match store.swap(&key, None, fresh.encode()?).await.context("cannot create the cluster")? {
+            Swap::Swapped(_) | Swap::Conflict => {}
+        }
+    }
+    let found = store.read_register(&key).await?.context("the cluster's root is gone")?;
+    let cluster = ClusterFile::decode(&found.body).context("cannot read the cluster's root")?;
+    match &cluster.coordinator {
+        CoordinatorKind::Embedded { node: owner } if *owner == node => Ok(cluster),
+        CoordinatorKind::Embedded { node: owner } => bail!(
+            "the store belongs to another node: {owner}, this one is {node}; a store without a Redis coordinator \
+             serves the one data folder it was created with"
+        ),
+        CoordinatorKind::Redis {} => {
+            bail!("the cluster is coordinated by Redis, which this release cannot use")
+        }
+    }
+}
+
+async fn open_journal(config: &Config, cluster: ClusterId) -> anyhow::Result<(SharedJournal, Replay)> {
+    let mut options = JournalOptions::new(config.data_dir.join("journal"), cluster);
+    options.bytes_max = config.journal_bytes;
+    let (journal, replay) = Journal::open(options).await.context("cannot open the journal")?;
+    Ok((SharedJournal::new(journal), replay))
+}
+
+/// Brings back what the journal holds and the store does not.
+async fn recover(shards: &[Shard], replay: Option<Replay>, topics: &Topics) -> anyhow::Result<()> {
+    let mut damaged = false;
+    if let Some(mut replay) = replay {
+        for damage in &replay.damage {
+            tracing::error!(?damage, "the journal is damaged: acknowledged records are lost");
+        }
+        damaged = !replay.damage.is_empty();
+        while let Some(replayed) = replay.next().context("cannot read the journal")? {
+            let Frame::Append { shard, .. } = &replayed.frame else { continue };
+            let shard = shards.get(usize::from(shard.get())).context("the journal names an unknown shard")?;
+            shard.recover(replayed).await.context("cannot bring back a frame of the journal")?;
+        }
+    }
+    let topics = topics.all();
+    for shard in shards {
+        let on_shard = |topic: &Arc<forebay_log::model::Topic>| -> Vec<TopicPartition> {
+            let ids = topic.partition_ids().filter(|partition| topic.shard_of(*partition) == shard.id());
+            ids.map(|partition| topic.partition(partition)).collect()
+        };
+        let partitions = topics.iter().flat_map(on_shard).collect();
+        shard.recovered(damaged, partitions).await.context("cannot lead the shard")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,355 @@
+//! From records to appends: each record gets its partition, each partition's records become one batch of a unit, and
+//! each shard gets its share of the unit as one message.
+
+mod error;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use forebay_log::clock::Clock;
+use forebay_log::error::{FormatError, Outcome};
+use forebay_log::format::record_batch;
+use forebay_log::model::{
+    CleanupPolicy, Durability, Offset, PartitionId, Record, ShardId, Timestamp, TimestampType, Topic,
+};
+use forebay_log::shard::{Append, AppendError, Appended, BatchSource, Dedupe, FetchError, NewBatch, Receipt};
+use forebay_log::{limits as log_limits, partitioner};
+
+use crate::limits;
+use crate::shards::Shards;
+
+pub use error::ProduceError;
+pub use unit::{NewRecord, Unit};
+
+/// How records are to be appended.
+#[derive(Debug, Clone, Default)]
+pub struct ProduceOptions {
+    /// Instead of the topic's.
+    pub durability: Option<Durability>,
+    /// All records go here.
+    pub partition: Option<PartitionId>,
+    /// Conditional append, with [`Self::partition`].
+    pub expected: Option<Offset>,
+    /// Names the request, so that a retry of it is recognised.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// The name of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Hash of credential, topic and key.
+    pub id: u128,
+}
+
+/// Where one record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+}
+
+/// Records in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Offset of the first.
+    pub base_offset: Offset,
+    /// Behind the last. Of several units there may be records of other producers in between.
+    pub end_offset: Offset,
+    /// How many.
+    pub count: u64,
+}
+
+impl Run {
+    /// Adds a later run of the same partition.
+    pub fn extend(&mut self, later: Self) {
+        self.base_offset = self.base_offset.min(later.base_offset);
+        self.end_offset = self.end_offset.max(later.end_offset);
+        self.count += later.count;
+    }
+}
+
+/// An acknowledged unit.
+#[derive(Debug, Default)]
+pub struct Produced {
+    /// Each record in the order of the request; empty for units above [`limits::RECEIPT_RECORDS_MAX`] records.
+    pub records: Vec<RecordPlace>,
+    /// One run per partition, in order of partitions.
+    pub runs: Vec<Run>,
+    /// Whether all of it was stored before.
+    pub replayed: bool,
+}
+
+/// Of each record: its partition, its place among the unit's records of that partition, its timestamp.
+type Places = Vec<(PartitionId, u32, Timestamp)>;
+
+/// A unit on its way: handed to the log in order, to be awaited for its acknowledgement.
+#[derive(Debug)]
+pub struct Enqueued {
+    receipts: Vec<Receipt>,
+    /// Why a shard did not take its share, after others had taken theirs.
+    refused: Option<AppendError>,
+    places: Places,
+}
+
+impl Enqueued {
+    /// Waits for the acknowledgement of all shards.
+    ///
+    /// # Errors
+    /// [`ProduceError`]; its outcome says whether a retry may duplicate.
+    pub async fn acknowledged(self) -> Result<Produced, ProduceError> {
+        let all = futures::future::join_all(self.receipts.into_iter().map(Receipt::acknowledged));
+        let answers =
+            tokio::time::timeout(limits::PRODUCE_WAIT_MAX, all).await.map_err(|_| ProduceError::TimedOut)?;
+        let mut appended: Vec<Appended> = Vec::with_capacity(answers.len());
+        let mut failed = self.refused;
+        for answer in answers {
+            match answer {
+                Ok(stored) => appended.push(stored),
+                // What leaves more open says more about the whole.
+                Err(error) if failed.is_none() || error.outcome() == Outcome::Unknown => failed = Some(error),
+                Err(_) => {}
+            }
+        }
+        match failed {
+            None => Ok(produced(&appended, &self.places)),
+            Some(error) if appended.is_empty() => Err(ProduceError::Append(error)),
+            Some(error) => Err(ProduceError::Partly(error)),
+        }
+    }
+}
+
+fn produced(appended: &[Appended], places: &Places) -> Produced {
+    let mut runs: Vec<Run> = Vec::new();
+    for placement in appended.iter().flat_map(|a| &a.placements) {
+        let (base_offset, count) = (placement.base_offset, u64::from(placement.count));
+        let (partition, end_offset) = (placement.partition.partition, base_offset.plus(count));
+        runs.push(Run { partition, base_offset, end_offset, count });
+    }
+    runs.sort_unstable_by_key(|run| run.partition);
+    let place = |(partition, nth, timestamp): &(PartitionId, u32, Timestamp)| {
+        let run = runs.iter().find(|run| run.partition == *partition)?;
+        let offset = run.base_offset.plus(u64::from(*nth));
+        Some(RecordPlace { partition: *partition, offset, timestamp: *timestamp })
+    };
+    let records = places.iter().filter_map(place).collect();
+    Produced { records, runs, replayed: appended.iter().all(|a| a.replayed) }
+}
+
+/// Appends records to topics.
+#[derive(Debug)]
+pub struct Producer {
+    shards: Arc<Shards>,
+    clock: Arc<dyn Clock>,
+    sticky: AtomicU32,
+}
+
+impl Producer {
+    /// Appends to these shards.
+    pub fn new(shards: Arc<Shards>, clock: Arc<dyn Clock>) -> Self {
+        Self { shards, clock, sticky: AtomicU32::new(0) }
+    }
+
+    /// Chooses the partition for the keyless records of one request.
+    pub fn sticky_partition(&self, topic: &Topic, options: &ProduceOptions) -> PartitionId {
+        if let Some(idempotency) = options.idempotency {
+            return partitioner::partition_for_id(idempotency.id, topic.partitions);
+        }
+        let turn = self.sticky.fetch_add(1, Ordering::Relaxed) % u32::from(topic.partitions.max(1));
+        PartitionId::new(u16::try_from(turn).expect("a remainder of a u16 fits in a u16"))
+    }
+
+    /// Hands one unit to the log. Units of one request are handed over in their order; `number` is the unit's in its
+    /// request.
+    ///
+    /// # Errors
+    /// [`ProduceError`]; nothing is stored.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, some shards may have taken their share.
+    pub async fn enqueue(
+        &self,
+        topic: &Topic,
+        unit: Unit,
+        sticky: PartitionId,
+        number: u32,
+        options: &ProduceOptions,
+    ) -> Result<Enqueued, ProduceError> {
+        let dedupe = options.idempotency.map(|name| Dedupe {
+            id: name.id,
+            producer_epoch: 0,
+            first_sequence: number,
+            body_hash: unit.body_hash(),
+        });
+        let level = options.durability.unwrap_or(topic.settings.durability);
+        let Partitioned { by_partition, places } = self.partition(topic, unit, sticky, options)?;
+        let mut by_shard: BTreeMap<ShardId, Append> = BTreeMap::new();
+        for (partition, records) in by_partition {
+            let batch = NewBatch {
+                partition: topic.partition(partition),
+                source: source(topic, records)?,
+                expected: options.expected,
+            };
+            let share = by_shard.entry(topic.shard_of(partition));
+            share.or_insert_with(|| Append { batches: Vec::new(), dedupe, level }).batches.push(batch);
+        }
+        // Before any shard takes its share, so that the unit is refused as a whole.
+        by_shard.values().try_for_each(Append::check)?;
+        let mut receipts = Vec::with_capacity(by_shard.len());
+        for (shard, share) in by_shard {
+            match self.hand_over(shard, share).await {
+                Ok(receipt) => receipts.push(receipt),
+                Err(error) if receipts.is_empty() => return Err(error.into()),
+                Err(error) => return Ok(Enqueued { receipts, refused: Some(error), places }),
+            }
+        }
+        Ok(Enqueued { receipts, refused: None, places })
+    }
+
+    /// Gives the records of a replayed unit the timestamps they were stored with, so that a retry gets the first answer
+    /// again. What cannot be read any more keeps the retry's own.
+    pub async fn recall_timestamps(&self, topic: &Topic, produced: &mut Produced) {
+        let mut stored: HashMap<(PartitionId, Offset), Timestamp> = HashMap::new();
+        if !produced.records.is_empty() {
+            for run in &produced.runs {
+                if let Err(error) = self.read_timestamps(topic, run, &mut stored).await {
+                    tracing::debug!(error = %error, "the records of a replayed unit cannot be read");
+                }
+            }
+        }
+        for place in &mut produced.records {
+            let known = stored.get(&(place.partition, place.offset));
+            place.timestamp = known.copied().unwrap_or(place.timestamp);
+        }
+    }
+
+    async fn read_timestamps(
+        &self,
+        topic: &Topic,
+        run: &Run,
+        stored: &mut HashMap<(PartitionId, Offset), Timestamp>,
+    ) -> Result<(), FetchError> {
+        let Some(shard) = self.shards.of(topic, run.partition) else { return Ok(()) };
+        let (partition, mut at) = (topic.partition(run.partition), run.base_offset);
+        while at < run.end_offset {
+            let fetched = shard.index().fetch(partition, at, limits::FETCH_BYTES).await?;
+            for batch in &fetched.batches {
+                for record in batch.records()? {
+                    let record = record?;
+                    if (run.base_offset..run.end_offset).contains(&record.offset) {
+                        stored.insert((run.partition, record.offset), record.timestamp);
+                    }
+                }
+            }
+            if fetched.next <= at {
+                break;
+            }
+            at = fetched.next;
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&self, shard: ShardId, share: Append) -> Result<Receipt, AppendError> {
+        let leader = self.shards.get(shard).ok_or(AppendError::NoLeader { outcome: Outcome::NotApplied })?;
+        leader.enqueue(share).await
+    }
+
+    /// Checks the records and gives each its partition.
+    fn partition(
+        &self,
+        topic: &Topic,
+        unit: Unit,
+        sticky: PartitionId,
+        options: &ProduceOptions,
+    ) -> Result<Partitioned, ProduceError> {
+        let now = self.clock.now();
+        let names_each = unit.len() <= limits::RECEIPT_RECORDS_MAX;
+        let mut places = Vec::with_capacity(if names_each { unit.len() } else { 0 });
+        let mut by_partition: Vec<(PartitionId, Vec<Record>)> = Vec::new();
+        let mut slots: HashMap<PartitionId, usize> = HashMap::new();
+        for (index, new) in unit.into_records().into_iter().enumerate() {
+            let NewRecord { mut record, partition: named } = new;
+            check(topic, &mut record, index, now)?;
+            let partition = match (agreed(options.partition, named, index)?, &record.key) {
+                (Some(partition), _) => partition,
+                (None, Some(key)) => partitioner::partition_for_key(key, topic.partitions),
+                (None, None) => sticky,
+            };
+            if partition.get() >= topic.partitions {
+                let partitions = topic.partitions;
+                return Err(ProduceError::Partition { index, partition: partition.get(), partitions });
+            }
+            let slot = *slots.entry(partition).or_insert_with(|| {
+                by_partition.push((partition, Vec::new()));
+                by_partition.len() - 1
+            });
+            let records = &mut by_partition[slot].1;
+            if names_each {
+                places.push((partition, u32::try_from(records.len()).unwrap_or(u32::MAX), record.timestamp));
+            }
+            records.push(record);
+        }
+        Ok(Partitioned { by_partition, places })
+    }
+}
+
+/// A unit's records by partition, each partition's in the order of the request.
+#[derive(Debug)]
+struct Partitioned {
+    by_partition: Vec<(PartitionId, Vec<Record>)>,
+    places: Places,
+}
+
+/// Settles which partition request and record name together.
+fn agreed(
+    of_request: Option<PartitionId>,
+    of_record: Option<PartitionId>,
+    index: usize,
+) -> Result<Option<PartitionId>, ProduceError> {
+    match (of_request, of_record) {
+        (Some(partition), Some(named)) if partition != named => {
+            Err(ProduceError::OtherPartition { index, named: named.get(), partition: partition.get() })
+        }
+        (of_request, of_record) => Ok(of_request.or(of_record)),
+    }
+}
+
+/// Checks one record against the topic's settings and stamps it.
+fn check(topic: &Topic, record: &mut Record, index: usize, now: Timestamp) -> Result<(), ProduceError> {
+    let settings = &topic.settings;
+    let (size, limit) = (record.size_bytes(), settings.max_message_bytes as usize);
+    if size > limit {
+        return Err(ProduceError::RecordTooLarge { index, size, limit });
+    }
+    if settings.cleanup_policy != CleanupPolicy::Delete && record.key.is_none() {
+        return Err(ProduceError::KeyMissing { index });
+    }
+    if settings.message_timestamp_type == TimestampType::LogAppendTime || record.timestamp == Timestamp::MIN {
+        record.timestamp = now;
+    }
+    let ahead = i64::try_from(log_limits::TIMESTAMP_AHEAD_MAX.as_millis()).unwrap_or(i64::MAX);
+    if record.timestamp.as_millis() > now.as_millis().saturating_add(ahead) {
+        return Err(ProduceError::TimestampAhead { index });
+    }
+    Ok(())
+}
+
+/// Encodes many records here; few are left to the leader, which puts them into one batch with those of others.
+fn source(topic: &Topic, records: Vec<Record>) -> Result<BatchSource, FormatError> {
+    let compression = topic.settings.compression_type;
+    let timestamp_type = topic.settings.message_timestamp_type;
+    let size: usize = records.iter().map(Record::size_bytes).sum();
+    if records.len() < limits::ENCODE_RECORDS_MIN && size < limits::ENCODE_BYTES_MIN {
+        return Ok(BatchSource::Records { records, compression, timestamp_type });
+    }
+    Ok(BatchSource::Encoded(record_batch::encode(&records, compression, timestamp_type)?))
+}
