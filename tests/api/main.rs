@@ -1,0 +1,13 @@
+//! The HTTP API as clients see it: the real binary, one server per test, every claim checked from outside.
+
+mod access_log;
+mod conditional;
+mod errors;
+mod idempotency;
+mod operations;
+mod produce;
+mod read;
+mod records;
+mod sse;
+mod topics;
+mod tour;

@@ -1,0 +1,51 @@
+//! One record by its offset.
+
+use harness::Server;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_record_is_its_bytes_with_its_type_and_never_changes() {
+    let server = Server::start().await;
+    server.create_topic("files", json!({})).await;
+    let bytes: &[u8] = b"\x89PNG\r\n\x1a\n\x00";
+    let produce = server.post("/v1/topics/files/records?key=logo").header("content-type", "image/png");
+    produce.body(bytes).await.expect(201);
+    let path = "/v1/topics/files/partitions/0/records/0";
+    let answer = server.get(path).await.expect(200);
+    assert_eq!(&answer.body[..], bytes);
+    assert_eq!(answer.header("content-type"), "image/png");
+    assert!(answer.header("cache-control").contains("private"), "{:?}", answer.headers);
+    let etag = answer.header("etag");
+    assert!(etag.starts_with('"'), "{etag}");
+    let again = server.get(path).header("if-none-match", etag).await.expect(304);
+    assert!(again.body.is_empty());
+    server.get(path).header("if-none-match", "\"other\"").await.expect(200);
+}
+
+#[tokio::test]
+async fn json_is_not_rewritten() {
+    let server = Server::start().await;
+    server.create_topic("orders", json!({})).await;
+    let value = "{\"b\" : 1.10,  \"a\":12345678901234567890123}";
+    server
+        .post("/v1/topics/orders/records")
+        .header("content-type", "application/json")
+        .body(value)
+        .await
+        .expect(201);
+    let answer = server.get("/v1/topics/orders/partitions/0/records/0").await.expect(200);
+    assert_eq!(answer.text(), value);
+    assert_eq!(answer.header("content-type"), "application/json");
+    let page = server.get("/v1/topics/orders/records").await.expect(200).text();
+    assert!(page.contains(value), "{page}");
+}
+
+#[tokio::test]
+async fn a_missing_record_or_partition_is_not_found() {
+    let server = Server::start().await;
+    server.create_topic("orders", json!({})).await;
+    server.get("/v1/topics/orders/partitions/0/records/0").await.problem(404, "record-not-found");
+    server.get("/v1/topics/orders/partitions/7/records/0").await.problem(404, "partition-not-found");
+    server.get("/v1/topics/none/partitions/0/records/0").await.problem(404, "topic-not-found");
+    server.get("/v1/topics/orders/partitions/0/records/-1").await.problem(400, "bad-parameter");
+}

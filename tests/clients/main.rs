@@ -1,0 +1,160 @@
+//! Real SSE clients, each following a topic while the server is killed and started again under a running producer:
+//! it must come back by itself and miss and repeat nothing.
+//!
+//! A client is a program that takes the server's URL and the path of a stream, prints `open` whenever a stream has
+//! opened and `record <id> <data>` for each record, and ends with its standard input.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use harness::{Client, Server, in_time};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+const PARTITIONS: usize = 3;
+/// Records that the client must have seen before each kill, and after the last.
+const RECORDS_PER_LIFE: usize = 40;
+const KILLS: usize = 2;
+/// Pause of the producer between two requests: a slow one leaves time for the outages to fall between records.
+const PACE: Duration = Duration::from_millis(2);
+
+#[tokio::test]
+async fn chromium_event_source_survives_a_crash() {
+    survives_crashes("node", &here().join("browser.mjs")).await;
+}
+
+#[tokio::test]
+async fn npm_eventsource_survives_a_crash() {
+    survives_crashes("node", &here().join("eventsource.mjs")).await;
+}
+
+#[tokio::test]
+async fn python_httpx_sse_survives_a_crash() {
+    let python = here().join("../.tools/venv/bin/python");
+    survives_crashes(python.to_str().expect("a path of text"), &here().join("httpx_sse_client.py")).await;
+}
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+async fn survives_crashes(program: &str, script: &Path) {
+    let mut server = Server::start().await;
+    server.create_topic("ticks", json!({"partitions": PARTITIONS})).await;
+    let mut subscriber = Subscriber::start(program, script, &server.url());
+    subscriber.opened().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let producer = tokio::spawn(produce(server.clone(), stop.clone()));
+    for _ in 0..KILLS {
+        subscriber.records(RECORDS_PER_LIFE).await;
+        server.kill9().await;
+        server.restart().await;
+    }
+    subscriber.records(RECORDS_PER_LIFE).await;
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged = in_time("the producer ends", producer).await.expect("no panic");
+    let stored = server.read_all("/v1/topics/ticks/records").await;
+    subscriber.records_in_all(stored.len()).await;
+    subscriber.check(&stored, &acknowledged);
+    subscriber.end().await;
+}
+
+/// Produces until told to stop, through the outages, and answers what was acknowledged: partition and offset.
+async fn produce(client: Client, stop: Arc<AtomicBool>) -> Vec<(u64, u64)> {
+    let mut acknowledged = Vec::new();
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        let path = format!("/v1/topics/ticks/records?partition={}", number % PARTITIONS);
+        let answer =
+            in_time("an answer or a lost connection", client.post(&path).body(number.to_string()).try_send());
+        if let Ok(answer) = answer.await
+            && answer.status != 503
+        {
+            let place = answer.expect(201).json()["records"][0].clone();
+            acknowledged
+                .push((place["partition"].as_u64().expect("one"), place["offset"].as_u64().expect("one")));
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    acknowledged
+}
+
+/// A running client program and the records it has printed.
+struct Subscriber {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    ids: Vec<String>,
+    records: Vec<Value>,
+}
+
+impl Subscriber {
+    fn start(program: &str, script: &Path, url: &str) -> Self {
+        let mut command = Command::new(program);
+        command.arg(script).arg(url).arg("/v1/topics/ticks/records?after=earliest");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let child = command.spawn();
+        let mut child =
+            child.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs the clients"));
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        Self { child, lines, ids: Vec::new(), records: Vec::new() }
+    }
+
+    async fn next_line(&mut self) -> String {
+        let line = in_time("the client prints a line", self.lines.next_line()).await;
+        line.expect("it prints text").expect("the client ended; tests/run installs what it needs")
+    }
+
+    async fn opened(&mut self) {
+        while self.next_line().await != "open" {}
+    }
+
+    /// Waits for so many more records.
+    async fn records(&mut self, more: usize) {
+        self.records_in_all(self.records.len() + more).await;
+    }
+
+    async fn records_in_all(&mut self, count: usize) {
+        while self.records.len() < count {
+            let line = self.next_line().await;
+            if let Some((id, data)) = line.strip_prefix("record ").and_then(|rest| rest.split_once(' ')) {
+                self.ids.push(id.to_owned());
+                self.records.push(serde_json::from_str(data).expect("a record is JSON"));
+            }
+        }
+    }
+
+    /// Checks that the client saw the stored log, each partition in order, and each id once.
+    fn check(&self, stored: &[Value], acknowledged: &[(u64, u64)]) {
+        let mut ids = self.ids.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), self.ids.len(), "an id came twice");
+        let of = |records: &[Value], partition: usize| -> Vec<(Option<u64>, Value)> {
+            let records = records.iter().filter(|record| record["partition"] == partition);
+            records.map(|record| (record["offset"].as_u64(), record["value"].clone())).collect()
+        };
+        for partition in 0..PARTITIONS {
+            assert_eq!(of(&self.records, partition), of(stored, partition), "partition {partition}");
+        }
+        let place = |record: &Value| (record["partition"].as_u64(), record["offset"].as_u64());
+        let places: HashSet<_> = stored.iter().map(place).collect();
+        for &(partition, offset) in acknowledged {
+            assert!(places.contains(&(Some(partition), Some(offset))), "lost: {partition} {offset}");
+        }
+    }
+
+    /// Ends the program in the way it can clean up after itself.
+    async fn end(mut self) {
+        drop(self.child.stdin.take());
+        let drain = async { while let Ok(Some(_)) = self.lines.next_line().await {} };
+        in_time("the client closes its output", drain).await;
+        let status = in_time("the client ends", self.child.wait()).await.expect("it can be waited for");
+        assert!(status.success(), "{status}");
+    }
+}

@@ -1,0 +1,116 @@
+//! What survives: servers that are killed or stopped under load, and a second server on the same folder.
+
+mod load;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use harness::{Options, Server, in_time, server_binary};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use load::{Load, Log};
+
+const ROUNDS: usize = 20;
+const PARTITIONS: usize = 3;
+/// The README's promise for an orderly end.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+async fn server() -> Server {
+    let server = Server::start().await;
+    server.create_topic("load", json!({"partitions": PARTITIONS})).await;
+    server
+}
+
+#[tokio::test]
+async fn kill_9_under_load_loses_repeats_and_reorders_nothing_acknowledged() {
+    survives_kills(server().await, 1).await;
+}
+
+/// Objects are flushed all the time here, so that kills fall between the journal and the store too.
+#[tokio::test]
+async fn kill_9_while_objects_are_flushed_loses_repeats_and_reorders_nothing_acknowledged() {
+    let args = ["--flush-linger", "5ms"].map(Into::into).to_vec();
+    let server = Server::start_with(Options { args }).await;
+    server.create_topic("load", json!({"partitions": PARTITIONS})).await;
+    survives_kills(server, 2).await;
+}
+
+async fn survives_kills(mut server: Server, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut load = Load::new();
+    let mut log = Log::default();
+    for round in 0..ROUNDS {
+        load.start(&server);
+        load.acknowledged(random.random_range(1..2000)).await;
+        // Not at the very moment of an acknowledgement: this is where in a request the kill falls.
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
+        server.kill9().await;
+        load.stop().await;
+        server.restart().await;
+        log.read_on(&server).await;
+        log.check(&load, &format!("round {round}"));
+    }
+    let mut whole = Log::default();
+    whole.read_on(&server).await;
+    assert!(whole == log, "a read from the start shows another history than the reads of each round");
+    eprintln!("{} acknowledged records survived {ROUNDS} kills, each once and in its place", load.total());
+}
+
+#[tokio::test]
+async fn a_stop_under_load_is_quick_says_bye_and_keeps_everything_acknowledged() {
+    let mut server = server().await;
+    let mut stream = server.get("/v1/topics/load/records").stream().await;
+    stream.next_named("open").await;
+    let mut load = Load::new();
+    load.start(&server);
+    load.acknowledged(200).await;
+    let reader = tokio::spawn(async move {
+        stream.next_named("bye").await;
+        let retry = stream.parser().retry();
+        (stream.next().await, retry)
+    });
+    let asked = Instant::now();
+    let status = server.terminate().await;
+    assert!(status.success(), "{status}");
+    assert!(asked.elapsed() < DRAIN_MAX, "{:?}", asked.elapsed());
+    let (after_bye, retry) = in_time("the stream closes", reader).await.expect("no panic");
+    assert_eq!(after_bye, None);
+    assert!(retry.is_some(), "bye says when to come back");
+    load.stop().await;
+    server.restart().await;
+    let mut log = Log::default();
+    log.read_on(&server).await;
+    log.check(&load, "after the stop");
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_at_local_survives_a_kill_too() {
+    let mut server = server().await;
+    for value in 0..50 {
+        let call =
+            server.post("/v1/topics/load/records?durability=local&partition=0").body(value.to_string());
+        call.await.expect(201);
+    }
+    server.kill9().await;
+    server.restart().await;
+    let records = server.read_all("/v1/topics/load/partitions/0/records").await;
+    let values: Vec<u64> = records.iter().filter_map(|record| record["value"].as_u64()).collect();
+    assert_eq!(values, (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_folder_names_the_lock_and_ends() {
+    let server = server().await;
+    let mut second = Command::new(server_binary());
+    second.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(server.data_dir());
+    second.stdin(Stdio::null()).kill_on_drop(true);
+    let output = in_time("the second server ends", second.output()).await.expect("it can be started");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("lock"), "{said}");
+    server.get("/readyz").await.expect(200);
+}

@@ -1,0 +1,46 @@
+//! What every end-to-end test needs: the real server as a child process, a small HTTP client whose answers check
+//! themselves, a parser for Server-Sent Events, and one way to wait.
+//!
+//! Everything here is black box: it knows the HTTP API and the command line, nothing of the crates behind them.
+//! A check that fails panics with the call and its answer, so that tests read as the list of their claims.
+
+mod client;
+mod server;
+mod sse;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use client::{Answer, Call, Client};
+pub use server::{Options, Server, server_binary};
+pub use sse::{Event, EventParser, EventStream};
+
+/// Longest that any test waits for something that should happen soon. Long, because it decides nothing but when
+/// a failure is reported.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at a condition that cannot be awaited.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Polls `look` until it answers, and panics with `what` once patience is over.
+pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = look().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Awaits `future`, and panics with `what` once patience is over.
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain: {what}"),
+    }
+}

@@ -1,0 +1,168 @@
+//! The real server as a child process: start, kill, stop, start again on the same port and folder.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{Client, eventually, in_time};
+
+/// Lines of the server's log that a failed test shows.
+const LOG_LINES_SHOWN: usize = 60;
+
+/// How to start a server.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// More arguments of the command line.
+    pub args: Vec<OsString>,
+}
+
+/// A running server with a data folder of its own; both are gone when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    client: Client,
+    address: String,
+    args: Vec<OsString>,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts a server with its defaults, and waits until it is ready.
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    /// Starts a server, and waits until it is ready.
+    pub async fn start_with(options: Options) -> Self {
+        let folder = TempDir::with_prefix("forebay-test-").expect("the temporary folder can be written");
+        let mut child = spawn(folder.path(), "127.0.0.1:0", &options.args);
+        let log = folder.path().join("log");
+        let address = eventually("the server logs its address", || {
+            let found = address_in(&log);
+            let ended = child.try_wait().ok().flatten();
+            assert!(ended.is_none() || found.is_some(), "the server ended: {ended:?}\n{}", tail(&log));
+            async move { found }
+        })
+        .await;
+        let client = Client::new(&format!("http://{address}"));
+        let mut server = Self { child, client, address, args: options.args, folder };
+        server.wait_ready().await;
+        server
+    }
+
+    /// The URL, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The folder that holds everything stored.
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(self.folder.path())
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the server has not been waited for")
+    }
+
+    /// Kills the process at once, as a crash does.
+    pub async fn kill9(&mut self) {
+        self.child.start_kill().expect("a child can be killed");
+        in_time("the killed server ends", self.child.wait()).await.expect("a child can be waited for");
+    }
+
+    /// Asks the process to end, and waits for it.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is not zero");
+        kill_process(pid, Signal::TERM).expect("a child can be signalled");
+        in_time("the terminated server ends", self.child.wait()).await.expect("a child can be waited for")
+    }
+
+    /// Starts it again on the same port and folder once it has ended, and waits until it is ready.
+    pub async fn restart(&mut self) {
+        self.child = spawn(self.folder.path(), &self.address, &self.args);
+        self.wait_ready().await;
+    }
+
+    async fn wait_ready(&mut self) {
+        let (client, log) = (self.client.clone(), self.folder.path().join("log"));
+        let child = &mut self.child;
+        eventually("the server is ready", || {
+            let ended = child.try_wait().ok().flatten();
+            assert!(ended.is_none(), "the server ended: {ended:?}\n{}", tail(&log));
+            let call = client.get("/readyz").try_send();
+            async move { call.await.ok().filter(|answer| answer.status == 200) }
+        })
+        .await;
+    }
+}
+
+impl Deref for Server {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- the server's log ends with\n{}", tail(&self.folder.path().join("log")));
+        }
+    }
+}
+
+/// The binary under test: `FOREBAY_BIN`, or the one built beside the running executable.
+pub fn server_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FOREBAY_BIN") {
+        return path.into();
+    }
+    let here = std::env::current_exe().expect("the running executable has a path");
+    let found =
+        here.ancestors().skip(1).take(2).map(|folder| folder.join("forebay")).find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("no `forebay` beside {}: run `cargo build --workspace` first", here.display())
+    })
+}
+
+fn data_dir(folder: &Path) -> PathBuf {
+    folder.join("data")
+}
+
+/// Starts the process; its output goes to a file, because an inherited pipe would outlive a failed test.
+fn spawn(folder: &Path, listen: &str, args: &[OsString]) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log"));
+    let log = log.expect("the temporary folder can be written");
+    Command::new(server_binary())
+        .args(["serve", "--listen", listen, "--data-dir"])
+        .arg(data_dir(folder))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file handle can be cloned"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the server can be started")
+}
+
+/// The first `127.0.0.1:PORT` of a URL in the log.
+fn address_in(log: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let (_, rest) = text.split_once("http://127.0.0.1:")?;
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let ended = rest.len() > port.len();
+    (ended && port != "0" && !port.is_empty()).then(|| format!("127.0.0.1:{port}"))
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+}
