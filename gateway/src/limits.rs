@@ -27,6 +27,10 @@ pub const UNITS_IN_FLIGHT_MAX: usize = 4;
 pub const PRODUCE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest pause between two pieces of a request body.
 pub const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Longest pause of a body without announced length, such as that of `tail -f`.
+pub const ENDLESS_IDLE_MAX: Duration = Duration::from_secs(60 * 60);
+/// Pause of such a body after which the lines read so far are stored.
+pub const UNIT_PAUSE: Duration = Duration::from_millis(100);
 /// Records from which a unit's share of one partition is encoded by its own request instead of its shard's leader.
 pub const ENCODE_RECORDS_MIN: usize = 64;
 /// Bytes from which it is.

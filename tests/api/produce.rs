@@ -212,3 +212,31 @@ async fn the_format_parameter_stands_in_for_a_media_type() {
         server.read_all(RECORDS).await.iter().map(|record| record["value"].clone()).collect();
     assert_eq!(values, [json!("one"), json!("{broken"), json!(1), json!(2), json!("3\n4\n")]);
 }
+
+#[tokio::test]
+async fn a_body_without_end_is_stored_whenever_it_pauses() {
+    let server = Server::start().await;
+    server.create_topic("orders", json!({})).await;
+    let (lines, body) = tokio::sync::mpsc::channel::<&'static str>(1);
+    let pieces = futures::stream::unfold(body, |mut body| async {
+        let piece = body.recv().await?;
+        Some((Ok::<_, std::io::Error>(piece), body))
+    });
+    let body = reqwest::Body::wrap_stream(pieces);
+    let request = tokio::spawn({
+        let call = server.post(&format!("{RECORDS}?format=lines")).body(body);
+        async move { call.try_send().await }
+    });
+    let mut after = "earliest".to_owned();
+    for (piece, expected) in [("one\n", vec!["one"]), ("two\nthree\n", vec!["two", "three"])] {
+        lines.send(piece).await.expect("the request reads on");
+        let page = server.get(&format!("{RECORDS}?after={after}&wait=60s")).await.expect(200).json();
+        let found: Vec<Value> =
+            page["records"].as_array().expect("a list").iter().map(|r| r["value"].clone()).collect();
+        assert_eq!(found, expected, "while the request is open");
+        page["next"].as_str().expect("a cursor").clone_into(&mut after);
+    }
+    drop(lines);
+    let answer = request.await.expect("no panic").expect("an answer").expect(201).json();
+    assert_eq!(answer["count"], 3, "{answer}");
+}

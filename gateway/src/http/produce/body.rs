@@ -32,6 +32,8 @@ pub(super) struct Lines {
     ended: bool,
     /// The client waits to be asked for the body, and was not.
     unasked: bool,
+    /// The client did not say how long the body is.
+    endless: bool,
 }
 
 impl std::fmt::Debug for Lines {
@@ -44,6 +46,7 @@ impl Lines {
     /// Reads a body as it was sent.
     pub(super) fn new(body: Body, budget: Arc<Semaphore>, headers: &HeaderMap) -> Self {
         Self {
+            endless: http_body::Body::size_hint(&body).exact().is_none(),
             pieces: Box::pin(body.into_data_stream().map_err(io::Error::other)),
             splitter: LineSplitter::new(limits::LINE_BYTES_MAX),
             budget,
@@ -79,6 +82,11 @@ impl Lines {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether the client did not say how long the body is: it may go on for as long as its sender likes.
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless
     }
 
     /// Reads the whole body.
@@ -121,6 +129,9 @@ impl Lines {
     }
 
     /// Returns the next line that is not blank.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, it has lost nothing.
     pub(super) async fn next_line(&mut self) -> Result<Option<Line>, Problem> {
         loop {
             let found = if self.ended { self.splitter.finish() } else { self.splitter.next_line() };
@@ -151,8 +162,8 @@ impl Lines {
     async fn piece(&mut self) -> Result<Option<Bytes>, Problem> {
         self.unasked = false;
         let idle = || Problem::new(Code::BadParameter, "body does not go on");
-        let next =
-            tokio::time::timeout(limits::BODY_IDLE_MAX, self.pieces.next()).await.map_err(|_| idle())?;
+        let patience = if self.endless { limits::ENDLESS_IDLE_MAX } else { limits::BODY_IDLE_MAX };
+        let next = tokio::time::timeout(patience, self.pieces.next()).await.map_err(|_| idle())?;
         let Some(piece) = next.transpose().map_err(|_| unreadable_body())? else { return Ok(None) };
         let size = u32::try_from(piece.len()).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.budget).try_acquire_many_owned(size);

@@ -6,6 +6,7 @@ use crate::http::App;
 use crate::http::problem::{Code, Effect, Problem};
 use crate::http::produce::args::ProduceArgs;
 use crate::http::produce::body::Lines;
+use crate::http::wire::ndjson::Line;
 use crate::limits;
 use crate::produce::{Enqueued, NewRecord, Produced, Unit};
 
@@ -72,7 +73,7 @@ impl<'a> Units<'a> {
     /// sent.
     async fn read(&mut self, body: &mut Lines) -> Result<(), Problem> {
         let mut next = LineUnit::default();
-        while let Some(line) = body.next_line().await? {
+        while let Some(line) = self.next_line(body, &mut next).await? {
             let number = line.number;
             let new = self.args.record(line)?;
             if next.unit.is_full_for(&new.record) {
@@ -90,6 +91,26 @@ impl<'a> Units<'a> {
             next.push(number, new);
         }
         if next.unit.is_empty() { Ok(()) } else { self.send(next).await }
+    }
+
+    /// Returns the next line. When a body of unknown length pauses, what was read of it is sent off first: whoever
+    /// pipes a growing file into a topic sees its lines there. Not under an idempotency key, for a retry has to be cut
+    /// at the same places, nor in a conditional append, which is one unit.
+    async fn next_line(&mut self, body: &mut Lines, next: &mut LineUnit) -> Result<Option<Line>, Problem> {
+        let options = &self.args.options;
+        let by_arrival = body.is_endless() && options.idempotency.is_none() && options.expected.is_none();
+        if by_arrival && !next.unit.is_empty() {
+            if let Ok(line) = tokio::time::timeout(limits::UNIT_PAUSE, body.next_line()).await {
+                return line;
+            }
+            self.send(std::mem::take(next)).await?;
+            self.settle_all().await;
+            if self.failed.is_some() {
+                return Ok(None);
+            }
+            body.release();
+        }
+        body.next_line().await
     }
 
     async fn send(&mut self, LineUnit { unit, lines }: LineUnit) -> Result<(), Problem> {
