@@ -6,6 +6,8 @@
 mod docs;
 mod error;
 pub mod extract;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod paths;
 pub mod problem;
