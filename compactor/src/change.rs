@@ -8,27 +8,29 @@ use forebay_log::model::{LeaderEpoch, Timestamp, WalSeq};
 
 /// The result of one roll.
 #[derive(Debug, Clone)]
-pub(crate) struct Change {
+pub struct Change {
     /// The floor from which the roll walked. While a manifest still has it, nothing that was read can have been
     /// deleted, and the walk followed the path.
-    pub(crate) from: WalSeq,
+    pub from: WalSeq,
     /// The new floor: the path's position behind what was rolled.
-    pub(crate) floor: WalSeq,
-    pub(crate) epoch_at_floor: LeaderEpoch,
-    pub(crate) append_time_at_floor: Timestamp,
+    pub floor: WalSeq,
+    /// Epoch of the path there.
+    pub epoch_at_floor: LeaderEpoch,
+    /// Append time of the last object below it.
+    pub append_time_at_floor: Timestamp,
     /// The EPOCHs that were walked.
-    pub(crate) epochs: Vec<WalHeader>,
+    pub epochs: Vec<WalHeader>,
     /// Rolled objects that were copied into the new one.
-    pub(crate) replaced: Vec<RolledRef>,
+    pub replaced: Vec<RolledRef>,
     /// The new rolled object; none when no DATA with batches was walked.
-    pub(crate) rolled: Option<RolledRef>,
+    pub rolled: Option<RolledRef>,
     /// The snapshot at the new floor.
-    pub(crate) snapshot: u128,
+    pub snapshot: u128,
 }
 
 impl Change {
     /// Returns the manifest after this one; none when it no longer fits, and the roll's work is void.
-    pub(crate) fn apply(&self, manifest: &Manifest) -> Option<Manifest> {
+    pub fn apply(&self, manifest: &Manifest) -> Option<Manifest> {
         let referenced = self.replaced.iter().all(|reference| manifest.rolled.contains(reference));
         if manifest.floor != self.from || !referenced {
             return None;

@@ -18,7 +18,9 @@ pub mod gc;
 pub mod plan;
 pub mod roll;
 
+pub use change::Change;
+pub use copy::Input;
 pub use error::CompactorError;
 pub use gc::{Commit, Garbage};
 pub use plan::Policy;
-pub use roll::roll;
+pub use roll::{Prepared, Work, roll};

@@ -74,12 +74,15 @@ async fn has_moved(at: &ShardStore, manifest: &Manifest) -> Result<bool, Compact
 
 /// Everything that a roll will store.
 #[derive(Debug)]
-struct Prepared {
-    change: Change,
-    object: Option<EncodedObject>,
-    snapshot: Bytes,
+pub struct Prepared {
+    /// What the commit changes in the manifest.
+    pub change: Change,
+    /// The rolled object; none when there was nothing to copy.
+    pub object: Option<EncodedObject>,
+    /// The snapshot at the new floor.
+    pub snapshot: Bytes,
     /// Keys of the DATA that lies below the floor after the commit.
-    consumed: Vec<Path>,
+    pub consumed: Vec<Path>,
 }
 
 impl Prepared {
@@ -152,19 +155,27 @@ async fn read_rolled(at: &ShardStore, reference: &RolledRef) -> Result<Input, Co
 
 /// All that a roll needs, read: the rest is computation, too long for a runtime's thread.
 #[derive(Debug)]
-struct Work {
-    manifest: Manifest,
-    snapshot: Option<Snapshot>,
-    replaced: Vec<RolledRef>,
+pub struct Work {
+    /// The manifest from which the roll walks.
+    pub manifest: Manifest,
+    /// The snapshot it names.
+    pub snapshot: Option<Snapshot>,
+    /// Rolled objects that are rolled together with the path: the last ones of the manifest.
+    pub replaced: Vec<RolledRef>,
     /// The objects of `replaced`.
-    inputs: Vec<Input>,
+    pub inputs: Vec<Input>,
     /// The objects of the path.
-    path: Vec<Input>,
-    job: JobId,
+    pub path: Vec<Input>,
+    /// The number of the attempt.
+    pub job: JobId,
 }
 
 impl Work {
-    fn run(mut self) -> Result<Prepared, CompactorError> {
+    /// Walks the path once more, copies its batches and describes the change. Does no IO.
+    ///
+    /// # Errors
+    /// [`CompactorError`]; nothing is stored.
+    pub fn run(mut self) -> Result<Prepared, CompactorError> {
         let mut walk = Walk::from_manifest(&self.manifest);
         let mut state = ShardState::from_snapshot(self.snapshot.take().as_ref());
         let mut epochs = Vec::new();

@@ -12,6 +12,8 @@ pub mod journal;
 pub mod keys;
 pub mod limits;
 pub mod model;
+#[doc(hidden)]
+pub mod mutation;
 pub mod partitioner;
 pub mod shard;
 pub mod store;

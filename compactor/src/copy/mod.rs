@@ -18,15 +18,20 @@ use crate::error::CompactorError;
 
 /// A WAL object or rolled object, read whole and checked against its content hash.
 #[derive(Debug, Clone)]
-pub(crate) struct Input {
+pub struct Input {
     pub(crate) key: Path,
-    pub(crate) header: WalHeader,
+    /// Its header, checked.
+    pub header: WalHeader,
     pub(crate) footer: Footer,
     body: Bytes,
 }
 
 impl Input {
-    pub(crate) fn decode(key: Path, body: Bytes) -> Result<Self, CompactorError> {
+    /// Decodes a whole object.
+    ///
+    /// # Errors
+    /// [`CompactorError::Damaged`]; another read of it may only help if the store gave wrong bytes.
+    pub fn decode(key: Path, body: Bytes) -> Result<Self, CompactorError> {
         match decode_object(&body) {
             Ok((header, footer)) => Ok(Self { key, header, footer, body }),
             Err(source) => Err(CompactorError::Damaged { key: key.to_string(), source }),

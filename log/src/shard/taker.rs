@@ -11,6 +11,7 @@ use crate::format::snapshot::Snapshot;
 use crate::format::wal_object::{Footer, ObjectKind, WalHeader, encode_epoch};
 use crate::limits;
 use crate::model::{ClusterId, LeaderEpoch, Nonce, ShardId, Timestamp, WalSeq};
+use crate::mutation::{self, Mutation};
 use crate::shard::state::ShardState;
 use crate::shard::walk::{PathFault, Walk};
 
@@ -84,6 +85,8 @@ pub struct Leadership {
     pub nonce: Nonce,
     /// The number of the first DATA.
     pub first_seq: WalSeq,
+    /// How far from its lowest unresolved number the leader may write: never further than the shard's gap.
+    pub span: u64,
     /// Offsets and dedupe entries at the end of the walk.
     pub state: ShardState,
     /// The manifest from which the walk started.
@@ -100,7 +103,7 @@ pub enum TakerError {
     /// The log holds what no writer could have written. Never goes away by itself.
     #[error("the shard's log is damaged")]
     Path(#[from] PathFault),
-    /// The manifest is another cluster's or shard's, or of another gap.
+    /// The manifest is another cluster's or shard's.
     #[error("the manifest is not this shard's: {field}")]
     Manifest {
         /// What differs.
@@ -158,6 +161,8 @@ enum Step {
     Loading(Manifest),
     /// T2: the object at the walk's position is asked for.
     Walking(Attempt),
+    /// T2 broken: numbers above the first absent one are looked at too.
+    Overshooting(Attempt, WalSeq, WalSeq),
     /// T3: the manifest is asked for again.
     Confirming(Attempt),
     /// The walk met what cannot be; is it real, or did the floor pass us while we walked?
@@ -206,6 +211,9 @@ impl Taker {
             }
             (Step::Loading(_), Answer::Snapshot(None)) => self.restart(),
             (Step::Walking(attempt), Answer::Object(found)) => self.visit(attempt, found),
+            (Step::Overshooting(attempt, at, highest), Answer::Object(found)) => {
+                Ok(self.overshoot(attempt, at, if found.is_some() { at } else { highest }))
+            }
             (Step::Confirming(attempt), Answer::Manifest(now)) => self.confirm(attempt, now.as_ref()),
             (Step::Doubting(attempt, fault), Answer::Manifest(now)) => match now {
                 Some(manifest) if manifest.floor == attempt.manifest.floor => Err(fault.into()),
@@ -246,9 +254,6 @@ impl Taker {
         if manifest.shard != self.shard {
             return Err(differs("shard"));
         }
-        if manifest.gap < limits::WRITE_SPAN {
-            return Err(differs("gap"));
-        }
         match manifest.snapshot {
             None => Ok(self.walk(manifest, None)),
             Some(hash) => {
@@ -272,6 +277,10 @@ impl Taker {
 
     fn visit(&mut self, mut attempt: Attempt, found: Option<Box<PathObject>>) -> Result<Ask, TakerError> {
         let Some(object) = found else {
+            if mutation::is(Mutation::EpochBehindHighest) {
+                let at = attempt.walk.position();
+                return Ok(self.overshoot(attempt, at, at));
+            }
             self.step = Some(Step::Confirming(attempt));
             return Ok(Ask::Manifest);
         };
@@ -282,11 +291,33 @@ impl Taker {
         Ok(self.look(attempt))
     }
 
+    /// Looks for objects above the first absent number, as no taker may, and goes behind the highest.
+    fn overshoot(&mut self, mut attempt: Attempt, at: WalSeq, highest: WalSeq) -> Ask {
+        let first = attempt.walk.position();
+        if at.get() < first.get() + attempt.manifest.gap {
+            self.step = Some(Step::Overshooting(attempt, at.plus(1), highest));
+            return Ask::Object(at.plus(1));
+        }
+        if highest > first {
+            attempt.walk.jump_to(highest.plus(1));
+        }
+        self.step = Some(Step::Confirming(attempt));
+        Ask::Manifest
+    }
+
     fn confirm(&mut self, attempt: Attempt, now: Option<&Manifest>) -> Result<Ask, TakerError> {
-        if now.is_none_or(|manifest| manifest.floor != attempt.manifest.floor) {
+        let moved = now.is_none_or(|manifest| manifest.floor != attempt.manifest.floor);
+        if moved && !mutation::is(Mutation::NoFloorReadAfterWalk) {
             return self.restart();
         }
-        let nonce = Nonce::random(&mut self.nonces);
+        let nonce = if mutation::is(Mutation::EpochWithoutNonce) {
+            Nonce::new(0)
+        } else {
+            Nonce::random(&mut self.nonces)
+        };
+        if mutation::is(Mutation::NoEpoch) {
+            return Ok(self.lead(attempt, nonce));
+        }
         let seq = attempt.walk.position();
         let epoch = attempt.walk.epoch().plus(1);
         let append_time = self.now.max(attempt.walk.append_time());
@@ -344,18 +375,32 @@ impl Taker {
         now: Option<&Manifest>,
     ) -> Result<Ask, TakerError> {
         let at = attempt.walk.position();
-        if now.is_none_or(|manifest| manifest.floor > at) {
+        let void = now.is_none_or(|manifest| manifest.floor > at);
+        if void && !mutation::is(Mutation::NoFloorReadAfterEpoch) {
             return self.restart();
         }
+        Ok(self.lead(attempt, nonce))
+    }
+
+    fn lead(&self, attempt: Attempt, nonce: Nonce) -> Ask {
         let Attempt { manifest, walk, state, objects } = attempt;
-        Ok(Ask::Lead(Box::new(Leadership {
-            epoch: walk.epoch().plus(1),
+        let (mut epoch, mut first_seq) = (walk.epoch().plus(1), walk.position().plus(manifest.gap));
+        let mut span = limits::WRITE_SPAN.min(manifest.gap);
+        if mutation::is(Mutation::NoEpoch) {
+            (epoch, first_seq) = (walk.epoch(), walk.position());
+        }
+        if mutation::is(Mutation::SpanAboveGap) {
+            span = 2 * manifest.gap;
+        }
+        Ask::Lead(Box::new(Leadership {
+            epoch,
             nonce,
-            first_seq: at.plus(manifest.gap),
+            first_seq,
+            span,
             append_time: self.now.max(walk.append_time()),
             state,
             manifest,
             objects,
-        })))
+        }))
     }
 }

@@ -95,6 +95,11 @@ impl Walk {
         self.append_time
     }
 
+    /// Moves over numbers that were not looked at, as the rules never do.
+    pub(crate) fn jump_to(&mut self, position: WalSeq) {
+        self.position = position;
+    }
+
     /// Checks the object found at [`Self::position`] and moves past it (R2 to R5 of the protocol).
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use crate::format::wal_object::{ObjectKind, WalHeader};
 use crate::limits;
 use crate::model::WalSeq;
+use crate::mutation::{self, Mutation};
 use crate::shard::taker::PutAnswer;
 
 /// What to do about one object after an answer.
@@ -50,22 +51,24 @@ struct Slot {
 #[derive(Debug)]
 pub struct Writer {
     next: WalSeq,
+    span: u64,
     slots: VecDeque<Slot>,
     ended: Option<Ended>,
     stopping: bool,
 }
 
 impl Writer {
-    /// Begins at the first number of an epoch.
-    pub fn new(first: WalSeq) -> Self {
-        Self { next: first, slots: VecDeque::new(), ended: None, stopping: false }
+    /// Begins at the first number of an epoch. `span` is at most the gap of the shard.
+    pub fn new(first: WalSeq, span: u64) -> Self {
+        Self { next: first, span, slots: VecDeque::new(), ended: None, stopping: false }
     }
 
     /// Returns the number the next object gets, if one may be frozen now (W2): fewer than
-    /// [`limits::PUTS_IN_FLIGHT_MAX`] are unresolved and it lies within the span of the lowest unresolved one.
+    /// [`limits::PUTS_IN_FLIGHT_MAX`] are unresolved and it lies within the span from the lowest unresolved one.
     pub fn may_freeze(&self) -> Option<WalSeq> {
         let unresolved = self.slots.iter().filter(|slot| !slot.resolved).count();
-        let within = self.next.get() < self.resolved_below().get() + limits::WRITE_SPAN;
+        let within = self.next.get() < self.lowest_unresolved().get() + self.span
+            || mutation::is(Mutation::SpanByCount);
         (!self.stopping && unresolved < limits::PUTS_IN_FLIGHT_MAX && within).then_some(self.next)
     }
 
@@ -97,8 +100,13 @@ impl Writer {
             return Next::Stop;
         }
         match found {
+            None if mutation::is(Mutation::GoneIsNotStored) => {
+                self.stopping = true;
+                self.ended = Some(Ended::Fenced { not_stored_from: Some(seq) });
+                Next::Stop
+            }
             None => Next::PutAgain,
-            Some(header) if self.slot(seq).is_some_and(|slot| slot.header == *header) => self.resolve(seq),
+            Some(header) if self.is_own(seq, header) => self.resolve(seq),
             Some(header) if header.kind == ObjectKind::Epoch => {
                 self.stopping = true;
                 Next::ReadFloor
@@ -117,14 +125,20 @@ impl Writer {
     /// Takes the floor, read after an EPOCH was seen at `seq`, and returns how the leadership ended (W6).
     pub fn fence(&mut self, seq: WalSeq, floor: WalSeq) -> Ended {
         self.stopping = true;
-        let ended = Ended::Fenced { not_stored_from: (floor <= seq).then_some(seq) };
+        let certain = floor <= seq || mutation::is(Mutation::NoFloorReadWhenFenced);
+        let ended = Ended::Fenced { not_stored_from: certain.then_some(seq) };
         *self.ended.get_or_insert(ended)
     }
 
     /// Returns the lowest unresolved number: everything below is in the log and may be acknowledged. After the end
     /// of the leadership it does not move any more.
     pub fn resolved_below(&self) -> WalSeq {
-        self.slots.front().map_or(self.next, |slot| slot.header.seq)
+        if mutation::is(Mutation::AckOutOfOrder)
+            && let Some(resolved) = self.slots.iter().rfind(|slot| slot.resolved)
+        {
+            return resolved.header.seq.plus(1);
+        }
+        self.lowest_unresolved()
     }
 
     /// Returns how the leadership ended, if it has.
@@ -132,10 +146,28 @@ impl Writer {
         self.ended
     }
 
+    /// Puts another object in the place of a frozen one.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn freeze_again(&mut self, header: WalHeader) {
+        if let Some(slot) = self.slot(header.seq) {
+            slot.header = header;
+        }
+    }
+
+    fn lowest_unresolved(&self) -> WalSeq {
+        self.slots.front().map_or(self.next, |slot| slot.header.seq)
+    }
+
     fn slot(&mut self, seq: WalSeq) -> Option<&mut Slot> {
         let first = self.slots.front()?.header.seq.get();
         let index = usize::try_from(seq.get().checked_sub(first)?).ok()?;
         self.slots.get_mut(index)
+    }
+
+    fn is_own(&mut self, seq: WalSeq, header: &WalHeader) -> bool {
+        let Some(slot) = self.slot(seq) else { return false };
+        slot.header == *header
+            || mutation::is(Mutation::RebatchedByNonce) && slot.header.nonce == header.nonce
     }
 
     fn resolve(&mut self, seq: WalSeq) -> Next {

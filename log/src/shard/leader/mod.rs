@@ -5,6 +5,8 @@
 //! flushed behind. On a shared store `object` appends are acknowledged once their WAL object and all before it are
 //! in the bucket.
 
+#[cfg(feature = "test-util")]
+pub mod bare;
 mod pending;
 mod recover;
 mod run;

@@ -8,9 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::error::Outcome;
 use crate::format::dedupe::DedupeEntry;
-use crate::format::wal_object::Extent;
-use crate::journal::FrameNumber;
-use crate::model::{Durability, Offset, Timestamp, TopicId, WalSeq};
+use crate::format::wal_object::{EncodedObject, Extent, ObjectBuilder, ObjectIdentity};
+use crate::journal::{Frame, FrameNumber, JournalBatch};
+use crate::model::{Durability, Nonce, Offset, ShardId, Timestamp, TopicId, WalSeq};
 use crate::shard::append::{AppendError, Appended};
 use crate::shard::partition::PartitionLog;
 
@@ -93,6 +93,26 @@ impl PendingFrame {
         }
     }
 
+    /// Describes it as an entry of the journal.
+    pub(super) fn to_journal(&self, shard: ShardId, nonce: Nonce) -> Frame {
+        let batches = self.batches.iter().map(|batch| JournalBatch {
+            partition: batch.log.partition(),
+            base_offset: batch.base,
+            count: batch.count,
+            max_timestamp: batch.max_timestamp,
+            dedupe: batch.dedupe.clone(),
+            bytes: batch.bytes.clone(),
+        });
+        let wants_local = self.has_waiter(Durability::Local);
+        Frame::Append {
+            shard,
+            nonce,
+            level: if wants_local { Durability::Local } else { Durability::Object },
+            append_time: self.append_time,
+            batches: batches.collect(),
+        }
+    }
+
     /// Tells whether anybody waits for this level.
     pub(super) fn has_waiter(&self, level: Durability) -> bool {
         self.waiters.iter().any(|waiter| waiter.level == level)
@@ -106,6 +126,22 @@ impl PendingFrame {
         let reached: Vec<Waiter> = reached;
         reached.into_iter().for_each(Waiter::acknowledge);
     }
+}
+
+/// Puts frames, in their order, into one WAL object.
+pub(super) fn object(identity: ObjectIdentity, frames: &[&PendingFrame]) -> EncodedObject {
+    let mut builder = ObjectBuilder::new(identity);
+    for frame in frames {
+        for batch in &frame.batches {
+            let pushed = builder.push(
+                batch.indexed(frame.append_time),
+                (batch.count > 0).then(|| batch.bytes.clone()),
+                batch.dedupe.iter().copied(),
+            );
+            pushed.expect("a leader places each batch where the one before it ends");
+        }
+    }
+    builder.finish().expect("pending frames hold batches, and their index stays far below its cap")
 }
 
 /// All appends that are not stored yet, oldest first: frozen ones, then the others.
@@ -185,6 +221,18 @@ impl PendingFrames {
         }
         self.unfrozen_bytes -= size;
         self.frames.range(first..self.frozen).collect()
+    }
+
+    /// Adds the unfrozen frames to an object that is frozen already, as no leader may. None if later objects are frozen.
+    #[cfg(feature = "test-util")]
+    pub(super) fn freeze_again(&mut self, seq: WalSeq) -> Option<Vec<&PendingFrame>> {
+        let newest = self.frozen.checked_sub(1).and_then(|last| self.frames.get(last))?;
+        if newest.frozen != Some(seq) || !self.has_unfrozen() {
+            return None;
+        }
+        self.frames.range_mut(self.frozen..).for_each(|frame| frame.frozen = Some(seq));
+        (self.frozen, self.unfrozen_bytes) = (self.frames.len(), 0);
+        Some(self.frames.iter().filter(|frame| frame.frozen == Some(seq)).collect())
     }
 
     /// Takes out the frames whose WAL objects lie below this number: they are stored.

@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::error::Outcome;
-use crate::format::wal_object::{EncodedObject, ObjectBuilder, ObjectIdentity, ObjectKind};
-use crate::journal::{Frame, FrameNumber, JournalBatch, Progress, Settlement};
+use crate::format::wal_object::{EncodedObject, ObjectIdentity, ObjectKind};
+use crate::journal::{Frame, FrameNumber, Progress, Settlement};
 use crate::limits;
 use crate::model::{Durability, LeaderEpoch, Nonce, Offset, Timestamp, TopicId, WalSeq};
 use crate::shard::append::AppendError;
 use crate::shard::fetch::ShardIndex;
-use crate::shard::leader::pending::{PendingFrame, PendingFrames};
+use crate::shard::leader::pending::{self, PendingFrame, PendingFrames};
 use crate::shard::leader::turn::{Judged, Turn};
 use crate::shard::leader::{Command, LeaderOptions, Queued};
 use crate::shard::open::{ShardStore, next_pause};
@@ -101,7 +101,7 @@ impl Leader {
             append_time: leadership.append_time,
             pending: PendingFrames::default(),
             leads,
-            writer: Writer::new(leadership.first_seq),
+            writer: Writer::new(leadership.first_seq, leadership.span),
             ack_from,
             frozen: BTreeMap::new(),
             uploads: FuturesUnordered::new(),
@@ -190,7 +190,7 @@ impl Leader {
         let journal = self.options.journal.clone().filter(|_| !self.journal_is_paused());
         if let Some(shared) = journal {
             let sync = self.ack_from == AckFrom::Journal || frame.has_waiter(Durability::Local);
-            match shared.append(self.journal_frame(&frame), sync).await {
+            match shared.append(frame.to_journal(self.at.shard, self.nonce), sync).await {
                 Ok(number) => frame.number = Some(number),
                 Err(error) => self.journal_failed(&error),
             }
@@ -226,25 +226,6 @@ impl Leader {
         }
         self.pending.push(frame);
         self.schedule_flush();
-    }
-
-    fn journal_frame(&self, frame: &PendingFrame) -> Frame {
-        let batches = frame.batches.iter().map(|batch| JournalBatch {
-            partition: batch.log.partition(),
-            base_offset: batch.base,
-            count: batch.count,
-            max_timestamp: batch.max_timestamp,
-            dedupe: batch.dedupe.clone(),
-            bytes: batch.bytes.clone(),
-        });
-        let wants_local = frame.has_waiter(Durability::Local);
-        Frame::Append {
-            shard: self.at.shard,
-            nonce: self.nonce,
-            level: if wants_local { Durability::Local } else { Durability::Object },
-            append_time: frame.append_time,
-            batches: batches.collect(),
-        }
     }
 
     /// Goes on without a journal, dead or full: the store acknowledges from now on.
@@ -322,29 +303,20 @@ impl Leader {
         let frames = self.pending.freeze(seq, limits::WAL_OBJECT_BYTES_MAX);
         let with_records = frames.iter().filter(|frame| frame.size_bytes > 0);
         let numbers: Vec<FrameNumber> = with_records.filter_map(|frame| frame.number).collect();
-        let mut builder = ObjectBuilder::new(ObjectIdentity {
-            kind: ObjectKind::Data,
-            jump: frames.first().is_some_and(|frame| frame.jump),
-            cluster: self.at.cluster,
-            shard: self.at.shard,
-            epoch: self.epoch,
-            seq,
-            last_seq: seq,
-            nonce: self.nonce,
-            append_time: frames.last().map_or(self.append_time, |frame| frame.append_time),
-        });
-        for frame in frames {
-            for batch in &frame.batches {
-                let pushed = builder.push(
-                    batch.indexed(frame.append_time),
-                    (batch.count > 0).then(|| batch.bytes.clone()),
-                    batch.dedupe.iter().copied(),
-                );
-                pushed.expect("a leader places each batch where the one before it ends");
-            }
-        }
-        let object =
-            builder.finish().expect("pending frames hold batches, and their index stays far below its cap");
+        let object = pending::object(
+            ObjectIdentity {
+                kind: ObjectKind::Data,
+                jump: frames.first().is_some_and(|frame| frame.jump),
+                cluster: self.at.cluster,
+                shard: self.at.shard,
+                epoch: self.epoch,
+                seq,
+                last_seq: seq,
+                nonce: self.nonce,
+                append_time: frames.last().map_or(self.append_time, |frame| frame.append_time),
+            },
+            &frames,
+        );
         self.writer.freeze(object.header.clone());
         if let (Some(shared), Some(first), Some(last)) =
             (&self.options.journal, numbers.first(), numbers.last())

@@ -284,7 +284,14 @@ fn another_shards_manifest_is_refused() {
     };
     assert!(differs(|manifest| manifest.cluster = ClusterId::new(1)));
     assert!(differs(|manifest| manifest.shard = ShardId::new(1)));
-    assert!(differs(|manifest| manifest.gap = limits::WRITE_SPAN - 1));
+}
+
+#[test]
+fn a_leader_never_writes_further_ahead_than_the_gap_of_its_shard() {
+    for (gap, span) in [(2, 2), (limits::WRITE_SPAN, limits::WRITE_SPAN), (1000, limits::WRITE_SPAN)] {
+        let leadership = Bucket::new(Some(Manifest { gap, ..manifest(0, 0) }), []).lead();
+        assert_eq!((leadership.first_seq, leadership.span), (seq(gap), span));
+    }
 }
 
 #[test]

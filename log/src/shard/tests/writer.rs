@@ -11,7 +11,7 @@ fn header(at: u64) -> WalHeader {
 
 /// A writer with so many objects frozen.
 fn writer(frozen: u64) -> Writer {
-    let mut writer = Writer::new(seq(FIRST));
+    let mut writer = Writer::new(seq(FIRST), limits::WRITE_SPAN);
     for at in FIRST..FIRST + frozen {
         writer.freeze(header(at));
     }

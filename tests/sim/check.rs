@@ -1,0 +1,374 @@
+//! The judge: knows what the valid log is and always was, and what everybody was told.
+//!
+//! Written apart from the code under test: it walks the path by the protocol's definition, after each change of the
+//! store, and knows nothing of takers, writers and readers. A violation names the invariant of PROTOCOL.md §3.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_log::format::manifest::Manifest;
+use forebay_log::format::snapshot::Snapshot;
+use forebay_log::format::wal_object::ObjectKind;
+use forebay_log::shard::append::Appended;
+
+use crate::config::{Micros, PARTITIONS};
+use crate::store::{Changed, Key, RecordId, Run, Store};
+
+/// What was broken, and how it showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) what: &'static str,
+    pub(crate) detail: String,
+}
+
+pub(crate) type Check = Result<(), Violation>;
+
+pub(crate) fn violation<T>(what: &'static str, detail: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { what, detail: detail.into() })
+}
+
+/// The state of the log at one position of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    epoch: u32,
+    ends: [u64; PARTITIONS],
+    entries: usize,
+}
+
+/// An object on the path, for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    seq: u64,
+    nonce: u128,
+    content: u64,
+}
+
+/// An acknowledged append.
+#[derive(Debug, Clone, Copy)]
+struct Acked {
+    partition: usize,
+    base: u64,
+    at: Micros,
+}
+
+/// All that is known to be true.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    gap: u64,
+    /// Every record of the valid log, by partition and offset.
+    pub(crate) log: [Vec<RecordId>; PARTITIONS],
+    places: BTreeMap<RecordId, (usize, u64)>,
+    entries: Vec<Entry>,
+    positions: BTreeMap<u64, Position>,
+    epochs: BTreeMap<u64, u128>,
+    tail: u64,
+    floor: u64,
+    led: BTreeSet<u32>,
+    acked: Vec<Acked>,
+    /// For each partition: of the appends acknowledged so far the highest base offset, by time.
+    highest: [Vec<(Micros, u64)>; PARTITIONS],
+    /// Records of which somebody was told that they are not stored.
+    refused: BTreeSet<RecordId>,
+}
+
+impl Judge {
+    pub(crate) fn new(gap: u64) -> Self {
+        let start = Position { epoch: 0, ends: [0; PARTITIONS], entries: 0 };
+        Self {
+            gap,
+            log: Default::default(),
+            places: BTreeMap::new(),
+            entries: Vec::new(),
+            positions: BTreeMap::from([(0, start)]),
+            epochs: BTreeMap::new(),
+            tail: 0,
+            floor: 0,
+            led: BTreeSet::new(),
+            acked: Vec::new(),
+            highest: Default::default(),
+            refused: BTreeSet::new(),
+        }
+    }
+
+    /// Looks at the store after a change of it.
+    pub(crate) fn changed(&mut self, store: &Store, changed: Changed) -> Check {
+        match changed {
+            Changed::Nothing => Ok(()),
+            Changed::Created(Key::Wal(seq)) if seq == self.tail => self.walk(store, seq),
+            Changed::Created(_) => Ok(()),
+            Changed::Manifest => self.manifest_changed(store),
+            Changed::Deleted(Key::Wal(seq)) => {
+                let entry = self.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok();
+                let on_path = entry || self.epochs.contains_key(&seq);
+                if on_path && seq >= self.floor {
+                    return violation(
+                        "I2",
+                        format!("{seq} was deleted and is at or above the floor {}", self.floor),
+                    );
+                }
+                Ok(())
+            }
+            Changed::Deleted(key) => self.still_named(store, key),
+        }
+    }
+
+    /// Follows the path from a position that was on it.
+    fn walk(&mut self, store: &Store, from: u64) -> Check {
+        let Some(mut here) = self.positions.get(&from).copied() else {
+            return violation("I2", format!("the path leads to {from}, which was never on it"));
+        };
+        let mut seq = from;
+        while let Some(object) = store.objects.get(&Key::Wal(seq)) {
+            let Some(header) = &object.header else {
+                return violation("I4", format!("{seq} is no object of the log"));
+            };
+            let (epoch, nonce) = (header.epoch.get(), header.nonce.get());
+            if header.seq.get() != seq {
+                return violation("I4", format!("{seq} holds an object of {}", header.seq));
+            }
+            if header.kind == ObjectKind::Epoch {
+                if epoch <= here.epoch {
+                    return violation("I8", format!("epoch {epoch} at {seq} follows epoch {}", here.epoch));
+                }
+                if *self.epochs.entry(seq).or_insert(nonce) != nonce {
+                    return violation("I2", format!("the EPOCH at {seq} is another than before"));
+                }
+                here.epoch = epoch;
+                seq += self.gap;
+            } else {
+                if epoch != here.epoch {
+                    return violation(
+                        "I8",
+                        format!("DATA of epoch {epoch} at {seq} in epoch {}", here.epoch),
+                    );
+                }
+                let entry = Entry { seq, nonce, content: header.content_hash };
+                if here.entries < self.entries.len() {
+                    if self.entries[here.entries] != entry {
+                        return violation("I2", format!("the log held another object than the one at {seq}"));
+                    }
+                    for run in &object.runs {
+                        here.ends[run.partition] += run.records.len() as u64;
+                    }
+                } else {
+                    self.entries.push(entry);
+                    self.extend(&mut here.ends, &object.runs, seq)?;
+                }
+                here.entries += 1;
+                seq += 1;
+            }
+            if *self.positions.entry(seq).or_insert(here) != here {
+                return violation("I2", format!("the path at {seq} is another than before"));
+            }
+        }
+        if here.entries < self.entries.len() {
+            return violation("I2", format!("the path ends at {seq}; it was longer"));
+        }
+        self.tail = seq;
+        Ok(())
+    }
+
+    fn extend(&mut self, ends: &mut [u64; PARTITIONS], runs: &[Run], seq: u64) -> Check {
+        for run in runs {
+            let log = &mut self.log[run.partition];
+            if run.base != log.len() as u64 {
+                let detail = format!("{seq} begins at offset {} and not at {}", run.base, log.len());
+                return violation("I6", detail);
+            }
+            for record in &run.records {
+                let place = (run.partition, log.len() as u64);
+                if let Some(first) = self.places.insert(*record, place) {
+                    return violation("I3", format!("record {record} is at {first:?} and at {place:?}"));
+                }
+                if self.refused.contains(record) {
+                    return violation("I3", format!("record {record} was called not stored"));
+                }
+                log.push(*record);
+            }
+            ends[run.partition] = log.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn manifest_changed(&mut self, store: &Store) -> Check {
+        let Some((bytes, _)) = &store.manifest else { return Ok(()) };
+        let manifest = Manifest::decode(bytes).expect("only manifests are stored");
+        let floor = manifest.floor.get();
+        if floor < self.floor {
+            return violation("I2", format!("the floor went back from {} to {floor}", self.floor));
+        }
+        self.floor = floor;
+        let Some(here) = self.positions.get(&floor).copied() else {
+            return violation("I2", format!("the floor {floor} is not on the path"));
+        };
+        if manifest.epoch_at_floor.get() != here.epoch {
+            let detail = format!("epoch {} at the floor, not {}", manifest.epoch_at_floor, here.epoch);
+            return violation("I8", detail);
+        }
+        self.rolled_is_whole(store, &manifest, &here)?;
+        self.walk(store, floor)
+    }
+
+    /// Compares what the manifest names with the log below the floor.
+    fn rolled_is_whole(&self, store: &Store, manifest: &Manifest, here: &Position) -> Check {
+        let mut ends = [0; PARTITIONS];
+        for reference in &manifest.rolled {
+            let Some(object) = store.objects.get(&Key::Rolled(reference.job.get())) else {
+                return violation("I2", format!("rolled object {} is missing", reference.job));
+            };
+            for run in &object.runs {
+                let (from, end) = (run.base as usize, run.base as usize + run.records.len());
+                let same = self.log[run.partition].get(from..end) == Some(&run.records[..]);
+                if run.base != ends[run.partition] || !same {
+                    let detail =
+                        format!("rolled object {} differs at {}/{from}", reference.job, run.partition);
+                    return violation("I2", detail);
+                }
+                ends[run.partition] = end as u64;
+            }
+        }
+        if ends != here.ends {
+            return violation(
+                "I2",
+                format!("rolled up to {ends:?}, the log below the floor ends at {:?}", here.ends),
+            );
+        }
+        let Some(hash) = manifest.snapshot else { return Ok(()) };
+        let Some(object) = store.objects.get(&Key::Snapshot(hash)) else {
+            return violation("I2", "the snapshot at the floor is missing");
+        };
+        let snapshot = Snapshot::decode(&object.bytes).expect("only snapshots are stored");
+        let mut ends = [0; PARTITIONS];
+        for end in &snapshot.partitions {
+            ends[usize::from(end.partition.partition.get())] = end.next_offset.get();
+        }
+        if ends != here.ends {
+            return violation("I6", format!("the snapshot says {ends:?}, the log {:?}", here.ends));
+        }
+        Ok(())
+    }
+
+    fn still_named(&self, store: &Store, key: Key) -> Check {
+        let Some((bytes, _)) = &store.manifest else { return Ok(()) };
+        let manifest = Manifest::decode(bytes).expect("only manifests are stored");
+        let named = match key {
+            Key::Rolled(job) => manifest.rolled.iter().any(|reference| reference.job.get() == job),
+            Key::Snapshot(hash) => manifest.snapshot == Some(hash),
+            Key::Wal(_) => false,
+        };
+        if named {
+            violation("I2", format!("{key:?} was deleted and is named by the manifest"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A node begins to lead.
+    pub(crate) fn leads(&mut self, epoch: u32) -> Check {
+        if !self.led.insert(epoch) {
+            return violation("I8", format!("epoch {epoch} is led twice"));
+        }
+        Ok(())
+    }
+
+    /// A leader acknowledges an append of these records, first sent at `invoked`.
+    pub(crate) fn acknowledged(
+        &mut self,
+        appended: &Appended,
+        records: &[(usize, Vec<RecordId>)],
+        invoked: Micros,
+        now: Micros,
+    ) -> Check {
+        for (partition, records) in records {
+            let place = appended
+                .placements
+                .iter()
+                .find(|place| usize::from(place.partition.partition.get()) == *partition);
+            let Some(place) = place else {
+                return violation("I4", "an acknowledgement leaves out a partition");
+            };
+            let (base, end) = (place.base_offset.get(), place.base_offset.get() + u64::from(place.count));
+            let stored = self.log[*partition].get(base as usize..end as usize);
+            if stored != Some(&records[..]) {
+                let detail =
+                    format!("acknowledged {records:?} at {partition}/{base}; the log has {stored:?}");
+                return violation("I1", detail);
+            }
+            let before = self.highest[*partition].partition_point(|(at, _)| *at < invoked);
+            let highest = before.checked_sub(1).map(|last| self.highest[*partition][last].1);
+            if highest.is_some_and(|highest| base <= highest) {
+                let detail = format!("{partition}/{base} was appended after {highest:?} was acknowledged");
+                return violation("linearizable", detail);
+            }
+            let highest = self.highest[*partition].last().map_or(base, |(_, highest)| base.max(*highest));
+            self.highest[*partition].push((now, highest));
+            self.acked.push(Acked { partition: *partition, base, at: now });
+        }
+        Ok(())
+    }
+
+    /// Somebody is told that records are not stored and never will be.
+    pub(crate) fn refused(&mut self, records: &[(usize, Vec<RecordId>)]) -> Check {
+        for record in records.iter().flat_map(|(_, records)| records) {
+            if let Some(place) = self.places.get(record) {
+                return violation("I3", format!("record {record} at {place:?} was called not stored"));
+            }
+            self.refused.insert(*record);
+        }
+        Ok(())
+    }
+
+    /// The same records are sent once more.
+    pub(crate) fn sent_again(&mut self, records: &[(usize, Vec<RecordId>)]) {
+        for record in records.iter().flat_map(|(_, records)| records) {
+            self.refused.remove(record);
+        }
+    }
+
+    /// An observer is shown records; `next` is what it had seen so far.
+    pub(crate) fn shown(&self, who: &str, partition: usize, next: u64, run: &Run) -> Check {
+        if run.base > next {
+            return violation("I2", format!("{who} skips from {partition}/{next} to {}", run.base));
+        }
+        let (from, end) = (run.base as usize, run.base as usize + run.records.len());
+        if self.log[partition].get(from..end) != Some(&run.records[..]) {
+            return violation("I2", format!("{who} is shown what is not in the log at {partition}/{from}"));
+        }
+        Ok(())
+    }
+
+    /// Returns a seq that was acknowledged at some time, and whether it lies below the floor.
+    pub(crate) fn any_entry(&self, choice: usize) -> Option<u64> {
+        (!self.entries.is_empty()).then(|| self.entries[choice % self.entries.len()].seq)
+    }
+
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Everything acknowledged is still there: said of the store as it is, not of what was noted.
+    pub(crate) fn all_acked_are_there(&self, store: &Store) -> Check {
+        let floor = self.positions[&self.floor];
+        for acked in &self.acked {
+            if acked.base >= self.log[acked.partition].len() as u64 {
+                return violation("I1", format!("{acked:?} is gone"));
+            }
+        }
+        let mut copy = Self::new(self.gap);
+        copy.log.clone_from(&self.log);
+        for (log, end) in copy.log.iter_mut().zip(floor.ends) {
+            log.truncate(end as usize);
+        }
+        let start = Position { entries: 0, ..floor };
+        copy.positions = BTreeMap::from([(self.floor, start)]);
+        copy.walk(store, self.floor)?;
+        if copy.log != self.log {
+            return violation("I1", "a walk from the floor finds another log");
+        }
+        Ok(())
+    }
+
+    /// Returns the number of appends acknowledged since.
+    pub(crate) fn acked_since(&self, since: Micros) -> usize {
+        self.acked.iter().filter(|acked| acked.at >= since).count()
+    }
+}
