@@ -97,7 +97,11 @@ impl<'a> Turn<'a> {
                         base_offset: entry.base_offset,
                         count: entry.count,
                     };
-                    let placements = places.into_iter().map(placement).collect();
+                    let mut placements: Vec<Placement> = places.into_iter().map(placement).collect();
+                    // The first attempt may have been taken back from the journal, which has another order.
+                    placements.sort_by_key(|place| {
+                        batches.iter().position(|batch| batch.partition == place.partition)
+                    });
                     return Ok(Some(Appended { placements, replayed: true }));
                 }
             }
