@@ -46,6 +46,8 @@ pub(crate) struct Compactor {
     call: u64,
     op: Option<Op>,
     manifest: Option<(Manifest, u64)>,
+    /// The manifest from which the roll walked.
+    began: Option<Manifest>,
     work: Option<Work>,
     prepared: Option<Prepared>,
 }
@@ -90,6 +92,13 @@ impl World {
             return self.wake(Actor::Compactor(number), 0, after, Wake::Send(call));
         }
         self.send(Actor::Compactor(number), call, op);
+        if self.rng.chance(self.config.crash * 0.5) {
+            // It dies with the request on its way; the next one knows nothing of it.
+            self.stats.fault(Fault::Crash);
+            let rest = self.pause();
+            self.compactors[number] = Compactor { call: u64::MAX, ..Compactor::default() };
+            self.wake(Actor::Compactor(number), 0, rest, Wake::Tick);
+        }
     }
 
     fn compactor_rests(&mut self, number: usize) -> Check {
@@ -171,6 +180,7 @@ impl World {
             path: Vec::new(),
             job,
         });
+        compactor.began = Some(manifest.clone());
         compactor.manifest = Some((manifest, revision));
         let position = walk.position();
         compactor.phase = Phase::Walking(Box::new(walk));
@@ -265,11 +275,13 @@ impl World {
         let (Some(prepared), Some((manifest, revision))) = (&compactor.prepared, &compactor.manifest) else {
             return self.compactor_rests(number);
         };
-        let mut current = manifest.clone();
-        if mutation::is(Mutation::ReappliedAfterFloorMoved) {
-            current.floor = prepared.change.from;
-        }
-        let Some(mut next) = prepared.change.apply(&current) else { return self.compactor_rests(number) };
+        let applied = if mutation::is(Mutation::ReappliedAfterFloorMoved) {
+            let began = compactor.began.as_ref().and_then(|began| prepared.change.apply(began));
+            began.map(|next| Manifest { version: manifest.version + 1, ..next })
+        } else {
+            prepared.change.apply(manifest)
+        };
+        let Some(mut next) = applied else { return self.compactor_rests(number) };
         if mutation::is(Mutation::EpochAtFloorLost) {
             next.epoch_at_floor = manifest.epoch_at_floor;
         }

@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) outage: f64,
     /// A compactor stops for long between two requests.
     pub(crate) stale_compactor: f64,
+    /// So does a reader.
+    pub(crate) stale_reader: f64,
     /// Objects that a roll waits for.
     pub(crate) roll_objects: usize,
     /// DATA below the floor is deleted just between a 412 and the read that follows.
@@ -75,7 +77,8 @@ impl Config {
             [share(0.25), share(0.15), share(0.1), share(0.1), share(0.1), share(0.2)];
         let [crash, stall, takeover, burst, outage] =
             [share(0.04), share(0.15), share(0.3), share(0.004), share(0.001)];
-        let [stale_compactor, gone, late_message] = [share(0.15), share(0.9), share(0.05)];
+        let [stale_compactor, stale_reader, gone] = [share(0.15), share(0.1), share(0.9)];
+        let late_message = share(0.05);
         let pace = rng.log_between(100 * MILLI, 60 * SECOND);
         let compactors = [0, 1, 2, 2, 3][rng.index(5)];
         Self {
@@ -105,6 +108,7 @@ impl Config {
             burst,
             outage,
             stale_compactor,
+            stale_reader,
             roll_objects: rng.between(1, 5) as usize,
             gone,
             sweep: [0.0, 0.2, 1.0][rng.index(3)],
@@ -128,6 +132,7 @@ impl Config {
             &mut self.burst,
             &mut self.outage,
             &mut self.stale_compactor,
+            &mut self.stale_reader,
             &mut self.gone,
             &mut self.late_message,
         ] {

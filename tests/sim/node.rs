@@ -10,7 +10,7 @@ use forebay_log::model::WalSeq;
 use forebay_log::shard::append::{AppendError, Appended};
 use forebay_log::shard::taker::{self, Ask, PutAnswer, Taker, TakerError};
 use forebay_log::shard::writer::Ended;
-use forebay_log::testing::bare::{Acks, BareLeader, Reply, Todo};
+use forebay_log::testing::bare::{BareLeader, Reply, Todo};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -19,7 +19,7 @@ use crate::client::Message;
 use crate::config::{MILLI, Micros, PARTITIONS, SECOND};
 use crate::stats::{Fault, Row};
 use crate::store::{Answer, Key, Op};
-use crate::world::{Actor, CLUSTER, Event, SHARD, Wake, World, timestamp};
+use crate::world::{Actor, CLUSTER, Event, SHARD, Wake, World, partition, timestamp};
 
 /// What a node is.
 #[derive(Debug, Default)]
@@ -63,11 +63,26 @@ pub(crate) struct Node {
     waiting: Vec<Waiting>,
     /// For each partition the highest offset acknowledged in this leadership.
     acked: [Option<u64>; PARTITIONS],
+    /// For each partition what readers of this leadership saw last.
+    watermarks: [u64; PARTITIONS],
 }
 
 impl Node {
     fn busy(&self) -> bool {
         matches!(self.role, Role::Taking(_) | Role::Leading(_))
+    }
+}
+
+/// Returns the row of the outcome table by which a leader went after a 409 or 412.
+fn row_of(conflict: bool, found: bool, todo: &Todo) -> Option<Row> {
+    match todo {
+        Todo::Put(..) if conflict => Some(Row::ConflictThenAbsent),
+        Todo::Put(..) => Some(Row::TakenThenGone),
+        Todo::Ended(Ended::Impossible { .. }) => Some(Row::TakenByOtherData),
+        Todo::Nothing if found && conflict => Some(Row::ConflictThenTaken),
+        Todo::Nothing if found => Some(Row::TakenByMine),
+        // An EPOCH: which row it is the floor decides.
+        _ => None,
     }
 }
 
@@ -221,8 +236,14 @@ impl World {
                     return Ok(());
                 };
                 let header = found.and_then(|object| object.header.clone());
-                self.count_row(node, seq, conflict, header.as_ref());
-                self.leader_told(node, false, |leader| leader.read_back(seq, header.as_ref()))
+                let mut row = None;
+                let told = self.leader_told(node, false, |leader| {
+                    let todo = leader.read_back(seq, header.as_ref());
+                    row = row_of(conflict, header.is_some(), &todo);
+                    todo
+                });
+                row.into_iter().for_each(|row| self.stats.row(row));
+                told
             }
             Purpose::ReadFloor(seq) => {
                 let Answer::Manifest(found) = answer else {
@@ -235,25 +256,6 @@ impl World {
                 self.leader_told(node, false, |leader| leader.fence(seq, floor))
             }
         }
-    }
-
-    fn count_row(
-        &mut self,
-        node: usize,
-        seq: WalSeq,
-        conflict: bool,
-        header: Option<&forebay_log::format::wal_object::WalHeader>,
-    ) {
-        let Role::Leading(leader) = &self.nodes[node].role else { return };
-        let row = match header {
-            None if conflict => Row::ConflictThenAbsent,
-            None => Row::TakenThenGone,
-            Some(_) if conflict => Row::ConflictThenTaken,
-            Some(header) if header.footer_len == 0 => return,
-            Some(header) if header.epoch == leader.epoch() && header.seq == seq => Row::TakenByMine,
-            Some(_) => Row::TakenByOtherData,
-        };
-        self.stats.row(row);
     }
 
     fn taker_answered(&mut self, node: usize, op: Op, answer: Answer) -> Check {
@@ -287,9 +289,10 @@ impl World {
                 let epoch = leadership.epoch;
                 self.note(|_| format!("Node({node}) leads epoch {epoch} from {}", leadership.first_seq));
                 self.stats.leaders += 1;
-                let leader = BareLeader::new(*leadership, Acks::FromStore);
+                let leader = BareLeader::new(*leadership, None);
                 self.nodes[node].role = Role::Leading(Box::new(leader));
                 self.nodes[node].acked = Default::default();
+                self.nodes[node].watermarks = Default::default();
                 self.judge.leads(epoch.get())
             }
             Ok(ask) => {
@@ -329,7 +332,7 @@ impl World {
             return Ok(());
         };
         let appends = inbox.iter().map(Message::to_append).collect();
-        let replies = leader.append(now, appends, &mut |_| None);
+        let replies = leader.append(now, appends);
         let waiting = replies.into_iter().zip(inbox).map(|(reply, message)| Waiting { reply, message });
         node.waiting.extend(waiting);
         self.schedule_flush(number);
@@ -377,8 +380,11 @@ impl World {
             Todo::Ended(ended) => {
                 self.note(|_| format!("Node({number}) leads no more: {ended:?}"));
                 self.poll_replies(number)?;
-                self.nodes[number].role = Role::Idle;
-                self.nodes[number].waiting.clear();
+                let node = &mut self.nodes[number];
+                node.role = Role::Idle;
+                node.waiting.clear();
+                // What is on its way may land, but nothing more is sent with this nonce (W4).
+                node.calls.clear();
                 if let Ended::Impossible { seq } = ended {
                     return violation("alarm", format!("Node({number}) finds other DATA at {seq}"));
                 }
@@ -405,6 +411,23 @@ impl World {
             }
             self.answer_client(&message, result);
         }
+        self.check_watermarks(number)
+    }
+
+    /// What a leader shows is in the log, and never less than before.
+    fn check_watermarks(&mut self, number: usize) -> Check {
+        let node = &mut self.nodes[number];
+        let Role::Leading(leader) = &node.role else { return Ok(()) };
+        for (part, seen) in node.watermarks.iter_mut().enumerate() {
+            let watermark = leader.high_watermark(partition(part)).get();
+            let end = self.judge.log[part].len() as u64;
+            if watermark < *seen || watermark > end {
+                let detail =
+                    format!("Node({number}) shows {part} up to {watermark}, before {seen}, of {end}");
+                return violation("I2", detail);
+            }
+            *seen = watermark;
+        }
         Ok(())
     }
 
@@ -412,9 +435,9 @@ impl World {
         self.stats.acked += 1;
         self.note(|_| format!("Node({number}) acknowledges {:?}: {appended:?}", message.records));
         for place in appended.placements.iter().filter(|_| !appended.replayed) {
-            let partition = usize::from(place.partition.partition.get());
+            let part = usize::from(place.partition.partition.get());
             let base = place.base_offset.get();
-            let before = self.nodes[number].acked[partition].replace(base);
+            let before = self.nodes[number].acked[part].replace(base);
             if before.is_some_and(|before| before >= base) {
                 return violation("I5", format!("{base} is acknowledged after {before:?}"));
             }

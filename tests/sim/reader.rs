@@ -10,7 +10,7 @@ use forebay_log::shard::reader::{self, Ask, Reader};
 use crate::check::{Check, violation};
 use crate::config::{PARTITIONS, SECOND};
 use crate::node::Role;
-use crate::stats::Row;
+use crate::stats::{Fault, Row};
 use crate::store::{Answer, Key, Object, Op, RecordId, Run, decode_runs};
 use crate::world::{Actor, Wake, World, partition};
 
@@ -114,10 +114,21 @@ impl World {
         self.read(number, ask)
     }
 
+    /// A reader that stands still goes on.
+    pub(crate) fn reader_goes_on(&mut self, number: usize) {
+        let call = self.readers[number].call;
+        self.wake(Actor::Reader(number), 0, 0, Wake::Send(call));
+    }
+
     fn reader_asks(&mut self, number: usize, op: Op) {
         let call = self.next_call();
         let reader = &mut self.readers[number];
         (reader.call, reader.op) = (call, Some(op.clone()));
+        if self.rng.chance(self.config.stale_reader) {
+            self.stats.fault(Fault::StaleReader);
+            let after = self.rng.log_between(SECOND, self.config.stall_max);
+            return self.wake(Actor::Reader(number), 0, after, Wake::Send(call));
+        }
         self.send(Actor::Reader(number), call, op);
     }
 
@@ -179,13 +190,14 @@ impl World {
     }
 
     pub(crate) fn reader_answered(&mut self, number: usize, call: u64, answer: Answer) -> Check {
-        if self.readers[number].call != call {
+        if self.readers[number].call != call || self.readers[number].op.is_none() {
             return Ok(());
         }
         if matches!(answer, Answer::Failed) {
             self.wake(Actor::Reader(number), 0, SECOND, Wake::Send(call));
             return Ok(());
         }
+        self.readers[number].op = None;
         if self.readers[number].rolled.pop_front().is_some() {
             return self.rolled_answered(number, answer);
         }

@@ -20,6 +20,7 @@ pub(crate) enum Fault {
     Crash,
     RacingTakers,
     StaleCompactor,
+    StaleReader,
     SwapConflict,
     LateMessage,
     ClientGaveUp,
@@ -41,7 +42,7 @@ pub(crate) enum Row {
     ResolvedThenGone,
 }
 
-pub(crate) const FAULTS: [Fault; 18] = [
+pub(crate) const FAULTS: [Fault; 19] = [
     Fault::LateLanding,
     Fault::LostReply,
     Fault::DuplicateLanding,
@@ -57,6 +58,7 @@ pub(crate) const FAULTS: [Fault; 18] = [
     Fault::Crash,
     Fault::RacingTakers,
     Fault::StaleCompactor,
+    Fault::StaleReader,
     Fault::SwapConflict,
     Fault::LateMessage,
     Fault::ClientGaveUp,

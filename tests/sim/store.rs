@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use forebay_log::error::FormatError;
 use forebay_log::format::record_batch;
 use forebay_log::format::wal_object::{Footer, ObjectKind, WalHeader, decode_object};
 use forebay_log::shard::taker::{PathObject, PutAnswer};
@@ -94,17 +95,23 @@ impl Object {
 
 /// Reads the records of stored batches.
 pub(crate) fn decode_runs(partition: usize, region: Bytes) -> Vec<Run> {
+    try_decode_runs(partition, region).expect("only whole batches are stored")
+}
+
+/// Reads the records of batches that may be anything.
+pub(crate) fn try_decode_runs(partition: usize, region: Bytes) -> Result<Vec<Run>, FormatError> {
+    let foreign = || FormatError::Field { what: "record", field: "value" };
     let mut runs = Vec::new();
     for batch in record_batch::batches(region) {
-        let batch = batch.expect("only whole batches are stored");
+        let batch = batch?;
         let base = batch.header().base_offset.get();
-        let records = batch.records().expect("checksums hold").map(|record| {
-            let value = record.expect("records are whole").value.expect("records have values");
-            RecordId::from_be_bytes(value[..].try_into().expect("a value is an id"))
+        let records = batch.records()?.map(|record| {
+            let value = record?.value.ok_or_else(foreign)?;
+            Ok(RecordId::from_be_bytes(value[..].try_into().map_err(|_| foreign())?))
         });
-        runs.push(Run { partition, base, records: records.collect() });
+        runs.push(Run { partition, base, records: records.collect::<Result<_, FormatError>>()? });
     }
-    runs
+    Ok(runs)
 }
 
 /// What a request changed.

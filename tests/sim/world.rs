@@ -25,8 +25,6 @@ pub(crate) const SHARD: ShardId = ShardId::new(0);
 const TOPIC: TopicId = TopicId::new(0x70);
 /// Where clocks stand when a simulation begins.
 const EPOCH_MILLIS: i64 = 1_700_000_000_000;
-/// Lines of a trace that are printed.
-const TRACE_LINES: usize = 150;
 
 pub(crate) fn partition(number: usize) -> TopicPartition {
     TopicPartition { topic: TOPIC, partition: PartitionId::new(number as u16) }
@@ -142,13 +140,6 @@ pub(crate) struct Run {
     pub(crate) trace: Vec<String>,
 }
 
-impl Run {
-    /// Returns the end of the trace.
-    pub(crate) fn last_lines(&self) -> String {
-        self.trace[self.trace.len().saturating_sub(TRACE_LINES)..].join("\n")
-    }
-}
-
 /// Plays one seed.
 pub(crate) fn run(seed: u64, traced: bool) -> Run {
     let mut rng = Rng::new(seed);
@@ -233,6 +224,7 @@ impl World {
         self.config.calm();
         self.calm_since = Some(self.now);
         (self.burst_until, self.outage_until) = (0, 0);
+        (0..self.readers.len()).for_each(|reader| self.reader_goes_on(reader));
         let (now, stay) = (self.now, self.config.zombies_stay);
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
@@ -363,7 +355,9 @@ impl World {
             return self.answer_after(out, from, call, Answer::Failed);
         }
         let writes = !matches!(op, Op::Get(_) | Op::GetManifest | Op::ListWal);
-        if writes && self.rng.chance(self.config.late) {
+        // Late EPOCHs do the most harm.
+        let is_epoch = matches!(&op, Op::Create(_, bytes) if bytes.len() == limits::WAL_HEADER_LEN);
+        if writes && self.rng.chance(self.config.late * if is_epoch { 2.5 } else { 1.0 }) {
             self.stats.fault(Fault::LateLanding);
             let late = self.rng.log_between(timeout, timeout + self.config.late_max);
             self.schedule(self.now + late, Event::Land { op, reply: None });

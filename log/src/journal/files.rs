@@ -6,7 +6,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,11 @@ const LOCK: &str = "lock";
 /// What the journal's thread does to the disk: one active file, and the folder around it. A seam for tests.
 ///
 /// After a failed call nothing is known about what reached the disk, and the caller never repeats it.
-pub(super) trait Device: Debug + Send {
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "every error is the system's; what follows from it is said above"
+)]
+pub trait Device: Debug + Send {
     /// Creates the file of a number with the given first bytes, synced together with its name, and makes it the
     /// active one.
     fn create(&mut self, number: u64, header: &[u8]) -> io::Result<()>;
@@ -36,6 +40,57 @@ pub(super) trait Device: Debug + Send {
 
     /// Removes a file that is not the active one, and syncs the folder: files disappear oldest first.
     fn remove(&mut self, number: u64) -> io::Result<()>;
+}
+
+/// What opening a journal reads of its folder. A seam for tests, as [`Device`] is.
+///
+/// After a failed call the journal is not opened.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "every error is the system's; what follows from it is said above"
+)]
+pub trait Folder: Debug + Send {
+    /// Returns the numbers of the journal files, lowest first.
+    fn list(&self) -> io::Result<Vec<u64>>;
+
+    /// Returns how long a file is, and its first bytes, at most so many.
+    fn head(&self, number: u64, bytes_max: usize) -> io::Result<(u64, Vec<u8>)>;
+
+    /// Reads a whole file.
+    fn read(&self, number: u64) -> io::Result<Vec<u8>>;
+
+    /// Syncs a file that another process may have left unsynced.
+    fn sync(&self, number: u64) -> io::Result<()>;
+
+    /// Returns how errors name a file; without a number the folder.
+    fn path(&self, number: Option<u64>) -> PathBuf;
+}
+
+/// A folder of the real disk.
+impl Folder for PathBuf {
+    fn list(&self) -> io::Result<Vec<u64>> {
+        list(self)
+    }
+
+    fn head(&self, number: u64, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
+        let file = File::open(path_of(self, number))?;
+        let mut head = Vec::with_capacity(bytes_max);
+        let bytes = file.metadata()?.len();
+        file.take(bytes_max as u64).read_to_end(&mut head)?;
+        Ok((bytes, head))
+    }
+
+    fn read(&self, number: u64) -> io::Result<Vec<u8>> {
+        fs::read(path_of(self, number))
+    }
+
+    fn sync(&self, number: u64) -> io::Result<()> {
+        File::open(path_of(self, number))?.sync_data()
+    }
+
+    fn path(&self, number: Option<u64>) -> PathBuf {
+        number.map_or_else(|| self.clone(), |number| path_of(self, number))
+    }
 }
 
 /// The real disk.

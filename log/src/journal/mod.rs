@@ -27,6 +27,8 @@ use crate::error::{ErrorKind, FormatError, Outcome};
 use crate::limits;
 use crate::model::ClusterId;
 
+#[cfg(feature = "test-util")]
+pub mod bare;
 mod files;
 pub mod frame;
 mod replay;
@@ -35,10 +37,11 @@ pub mod scan;
 mod tests;
 mod writer;
 
+pub use files::{Device, Folder};
 pub use frame::{Frame, FrameNumber, JournalBatch, Settlement};
 pub use replay::{Damage, Replay, Replayed};
 
-use files::{Device, Disk};
+use files::Disk;
 use frame::{Encoded, Seal};
 use writer::{Shared, Start, Stop, Writer};
 
@@ -180,10 +183,23 @@ impl Journal {
         opened.await.unwrap_or(Err(JournalError::Dead))
     }
 
-    fn open_on(options: JournalOptions, mut device: Box<dyn Device>) -> Result<(Self, Replay), JournalError> {
-        let JournalOptions { dir, cluster, file_bytes, bytes_max } = options;
-        let io_error = |source| JournalError::Io { path: dir.clone(), source };
-        let inspection = replay::inspect(&dir, cluster)?;
+    fn open_on(options: JournalOptions, device: Box<dyn Device>) -> Result<(Self, Replay), JournalError> {
+        let folder = Box::new(options.dir.clone());
+        let io_error = |source| JournalError::Io { path: options.dir.clone(), source };
+        let (shared, writer, replay) = Self::prepare(&options, device, folder)?;
+        let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run());
+        Ok((Self { shared, thread: Some(thread.map_err(io_error)?) }, replay))
+    }
+
+    /// Checks all files and begins a new one; what is left is to serve appenders.
+    fn prepare(
+        options: &JournalOptions,
+        mut device: Box<dyn Device>,
+        folder: Box<dyn Folder>,
+    ) -> Result<(Arc<Shared>, Writer, Replay), JournalError> {
+        let JournalOptions { cluster, file_bytes, bytes_max, .. } = *options;
+        let io_error = |source| JournalError::Io { path: options.dir.clone(), source };
+        let inspection = replay::inspect(&*folder, cluster)?;
         if let Some(unfinished) = inspection.unfinished {
             device.remove(unfinished).map_err(io_error)?;
         }
@@ -197,9 +213,7 @@ impl Journal {
             next: inspection.next,
         };
         let writer = Writer::start(Arc::clone(&shared), device, start).map_err(io_error)?;
-        let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run());
-        let journal = Self { shared, thread: Some(thread.map_err(io_error)?) };
-        Ok((journal, inspection.into_replay(dir, Seal::new(cluster))))
+        Ok((shared, writer, inspection.into_replay(folder, Seal::new(cluster))))
     }
 
     /// Queues a frame and returns its number; [`Self::synced`] tells when it is on disk. With `sync` it gets there

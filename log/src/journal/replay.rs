@@ -1,9 +1,7 @@
 //! Reads a journal back: at open every file is checked, then the frames are streamed, one file in memory at a time.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
 
 use bytes::Bytes;
 
@@ -11,7 +9,7 @@ use crate::error::FormatError;
 use crate::model::ClusterId;
 
 use super::JournalError;
-use super::files::{list, path_of};
+use super::files::Folder;
 use super::frame::{self, FILE_HEADER_LEN, FRAME_LEN_MIN, FileHeader, Frame, FrameNumber, Seal};
 use super::scan::{Found, Gap, Tail, scan};
 
@@ -72,7 +70,7 @@ pub struct Replay {
     pub torn_bytes: u64,
     /// Synced frames that are lost, in order.
     pub damage: Vec<Damage>,
-    dir: PathBuf,
+    folder: Box<dyn Folder>,
     seal: Seal,
     parts: VecDeque<Part>,
     next: FrameNumber,
@@ -97,7 +95,7 @@ impl Replay {
                 return Ok(None);
             };
             self.bytes = Bytes::new();
-            let bytes = read(&self.dir, part.file)?;
+            let bytes = read(&*self.folder, part.file)?;
             let found = scan(&bytes, &self.seal, part.headed.then_some(part.first)).found;
             self.found =
                 found.into_iter().filter(|f| part.first <= f.number && f.number < part.end).collect();
@@ -134,11 +132,11 @@ pub(super) struct Inspection {
 
 impl Inspection {
     /// Turns the findings into the stream of frames.
-    pub(super) fn into_replay(self, dir: PathBuf, seal: Seal) -> Replay {
+    pub(super) fn into_replay(self, folder: Box<dyn Folder>, seal: Seal) -> Replay {
         Replay {
             torn_bytes: self.torn_bytes,
             damage: self.damage,
-            dir,
+            folder,
             seal,
             // Files without frames may be gone by the time they would be read.
             parts: self.parts.into_iter().filter(|part| part.first < part.end).collect(),
@@ -159,11 +157,11 @@ struct Headed {
 
 /// Reads all files of a journal and syncs the last one: a crash of the process alone leaves frames that were written
 /// and not synced, and from now on they count.
-pub(super) fn inspect(dir: &Path, cluster: ClusterId) -> Result<Inspection, JournalError> {
+pub(super) fn inspect(folder: &dyn Folder, cluster: ClusterId) -> Result<Inspection, JournalError> {
     let seal = Seal::new(cluster);
     let mut files = Vec::new();
-    for number in list(dir).map_err(|error| io_error(dir, error))? {
-        files.push(read_head(dir, number, cluster)?);
+    for number in folder.list().map_err(|error| io_error(folder, None, error))? {
+        files.push(read_head(folder, number, cluster)?);
     }
     let mut unfinished = None;
     // The header is synced before the first frame is written, so nothing was ever appended to such a file.
@@ -172,7 +170,7 @@ pub(super) fn inspect(dir: &Path, cluster: ClusterId) -> Result<Inspection, Jour
     }
     let next_file = unfinished.or_else(|| files.last().map(|last| last.file + 1)).unwrap_or(0);
     for file in files.iter_mut().filter(|file| !file.headed) {
-        let bytes = read(dir, file.file)?;
+        let bytes = read(folder, file.file)?;
         file.first = scan(&bytes, &seal, None).found.first().map(|found| found.number);
     }
     let mut inspection = Inspection {
@@ -185,11 +183,10 @@ pub(super) fn inspect(dir: &Path, cluster: ClusterId) -> Result<Inspection, Jour
     };
     for (index, file) in files.iter().enumerate() {
         let end = files[index + 1..].iter().find_map(|later| later.first);
-        inspection.add(dir, &seal, file, end)?;
+        inspection.add(folder, &seal, file, end)?;
     }
     if let Some(last) = files.last() {
-        let path = path_of(dir, last.file);
-        File::open(&path).and_then(|file| file.sync_data()).map_err(|error| io_error(&path, error))?;
+        folder.sync(last.file).map_err(|error| io_error(folder, Some(last.file), error))?;
     }
     Ok(inspection)
 }
@@ -198,7 +195,7 @@ impl Inspection {
     /// Checks one file. `end`: first frame of the next file, `None` for the last.
     fn add(
         &mut self,
-        dir: &Path,
+        folder: &dyn Folder,
         seal: &Seal,
         file: &Headed,
         end: Option<FrameNumber>,
@@ -215,7 +212,7 @@ impl Inspection {
             self.next = end;
             return Ok(());
         };
-        let bytes = read(dir, file.file)?;
+        let bytes = read(folder, file.file)?;
         let scan = scan(&bytes, seal, file.headed.then_some(first));
         let tail = match end {
             Some(end) => Tail { end, torn_bytes: 0, gaps: scan.closed(first, end) },
@@ -234,16 +231,9 @@ fn damage(file: u64, gap: &Gap) -> Damage {
     Damage { file, position: gap.position as u64, first: gap.first, next: gap.next }
 }
 
-fn read_head(dir: &Path, number: u64, cluster: ClusterId) -> Result<Headed, JournalError> {
-    let path = path_of(dir, number);
-    let read = || -> io::Result<(u64, Vec<u8>)> {
-        let file = File::open(&path)?;
-        let mut head = Vec::with_capacity(FILE_HEADER_LEN);
-        let bytes = file.metadata()?.len();
-        file.take(FILE_HEADER_LEN as u64).read_to_end(&mut head)?;
-        Ok((bytes, head))
-    };
-    let (bytes, head) = read().map_err(|error| io_error(&path, error))?;
+fn read_head(folder: &dyn Folder, number: u64, cluster: ClusterId) -> Result<Headed, JournalError> {
+    let head = folder.head(number, FILE_HEADER_LEN);
+    let (bytes, head) = head.map_err(|error| io_error(folder, Some(number), error))?;
     match FileHeader::decode(&head) {
         Ok(header) if header.cluster != cluster => {
             Err(JournalError::ForeignCluster { expected: cluster, found: header.cluster })
@@ -256,11 +246,10 @@ fn read_head(dir: &Path, number: u64, cluster: ClusterId) -> Result<Headed, Jour
     }
 }
 
-fn read(dir: &Path, number: u64) -> Result<Vec<u8>, JournalError> {
-    let path = path_of(dir, number);
-    fs::read(&path).map_err(|error| io_error(&path, error))
+fn read(folder: &dyn Folder, number: u64) -> Result<Vec<u8>, JournalError> {
+    folder.read(number).map_err(|error| io_error(folder, Some(number), error))
 }
 
-fn io_error(path: &Path, source: io::Error) -> JournalError {
-    JournalError::Io { path: path.to_owned(), source }
+fn io_error(folder: &dyn Folder, number: Option<u64>, source: io::Error) -> JournalError {
+    JournalError::Io { path: folder.path(number), source }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::limits;
 use crate::model::ClusterId;
+use crate::mutation::{self, Mutation};
 
 use super::files::Device;
 use super::frame::{Encoded, FILE_HEADER_LEN, FileHeader, FrameNumber, Seal};
@@ -143,6 +144,13 @@ impl Shared {
         Turn { group: std::mem::take(&mut state.queue), release: state.release, stop: state.stop }
     }
 
+    /// Returns what there is to do just now.
+    #[cfg(feature = "test-util")]
+    fn take_now(&self) -> Turn {
+        let mut state = self.state.lock();
+        Turn { group: std::mem::take(&mut state.queue), release: state.release, stop: state.stop }
+    }
+
     /// Refuses everything from now on.
     fn die(&self) {
         let mut state = self.state.lock();
@@ -236,25 +244,37 @@ impl Writer {
         self.remove_below(empty.last().map_or(FrameNumber::ZERO, |part| part.end));
         loop {
             let turn = self.shared.take(self.released);
-            if turn.stop == Some(Stop::Abandoned) {
-                return;
-            }
-            self.released = turn.release;
-            if !self.dead
-                && let Err(error) = self.serve(turn.group, turn.stop.is_some())
-            {
-                tracing::error!(%error, file = self.active.file, "journal is dead");
-                self.dead = true;
-                self.shared.die();
-                // Best effort: frames that failed to reach the disk may still be in the page cache, and a restarted
-                // process would take them for durable.
-                let _ = self.device.cut(self.active.synced_end);
-            }
-            self.remove_below(self.released);
-            if turn.stop.is_some() {
+            if !self.turn(turn) {
                 return;
             }
         }
+    }
+
+    /// Does what waits just now.
+    #[cfg(feature = "test-util")]
+    pub(super) fn turn_now(&mut self) -> bool {
+        let turn = self.shared.take_now();
+        self.turn(turn)
+    }
+
+    /// Serves one turn; tells whether more may follow.
+    fn turn(&mut self, turn: Turn) -> bool {
+        if turn.stop == Some(Stop::Abandoned) {
+            return false;
+        }
+        self.released = turn.release;
+        if !self.dead
+            && let Err(error) = self.serve(turn.group, turn.stop.is_some())
+        {
+            tracing::error!(%error, file = self.active.file, "journal is dead");
+            self.dead = true;
+            self.shared.die();
+            // Best effort: frames that failed to reach the disk may still be in the page cache, and a restarted
+            // process would take them for durable.
+            let _ = self.device.cut(self.active.synced_end);
+        }
+        self.remove_below(self.released);
+        turn.stop.is_none()
     }
 
     fn serve(&mut self, group: Vec<Queued>, stopping: bool) -> io::Result<()> {
@@ -336,7 +356,9 @@ impl Writer {
 
     fn sync(&mut self) -> io::Result<()> {
         if self.active.synced_end < self.active.end {
-            self.device.sync()?;
+            if !mutation::is(Mutation::AckBeforeSync) {
+                self.device.sync()?;
+            }
             self.active.synced_end = self.active.end;
         }
         if self.synced_below < self.written_below {

@@ -7,5 +7,5 @@ mod faulty;
 #[cfg(feature = "test-util")]
 pub use crate::mutation;
 #[cfg(feature = "test-util")]
-pub use crate::shard::leader::bare;
+pub use crate::{journal::bare::BareWriter, shard::leader::bare};
 pub use faulty::{Fault, FaultyStore, Hold, Moment, Target};

@@ -8,18 +8,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::format::wal_object::{EncodedObject, ObjectIdentity, ObjectKind, WalHeader};
-use crate::journal::{Frame, FrameNumber, Replayed};
+use crate::journal::{Frame, FrameNumber, Progress, Replayed, Settlement};
 use crate::limits;
 use crate::model::{
     ClusterId, Durability, LeaderEpoch, Nonce, Offset, ShardId, Timestamp, TopicPartition, WalSeq,
 };
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, AppendError, Appended};
+use crate::shard::frames::SharedJournal;
 use crate::shard::leader::pending::{self, PendingFrame, PendingFrames, PlacedBatch};
 use crate::shard::leader::recover::{Standing, standing};
+use crate::shard::leader::run::{AckFrom, REPLAY};
 use crate::shard::leader::turn::{Judged, Turn};
 use crate::shard::leader::{Queued, RecoverError};
 use crate::shard::partition::{Located, PartitionLog, TailBatch};
@@ -29,15 +32,6 @@ use crate::shard::writer::{Ended, Next, Writer};
 
 /// Where the answer to an append will be.
 pub type Reply = oneshot::Receiver<Result<Appended, AppendError>>;
-
-/// What makes appends durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acks {
-    /// The synced journal: exclusive store.
-    FromJournal,
-    /// The store.
-    FromStore,
-}
 
 /// What the caller is to do about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +59,8 @@ pub struct BareLeader {
     append_time: Timestamp,
     pending: PendingFrames,
     writer: Writer,
-    acks: Acks,
+    ack_from: AckFrom,
+    journal: Option<SharedJournal>,
     frozen: BTreeMap<WalSeq, Bytes>,
     logs: BTreeMap<TopicPartition, Arc<PartitionLog>>,
     room: Arc<Semaphore>,
@@ -73,8 +68,11 @@ pub struct BareLeader {
 }
 
 impl BareLeader {
-    /// Begins to lead.
-    pub fn new(leadership: Leadership, acks: Acks) -> Self {
+    /// Begins to lead. With a journal the store is exclusive, and the journal acknowledges.
+    pub fn new(leadership: Leadership, journal: Option<SharedJournal>) -> Self {
+        if let Some(shared) = &journal {
+            shared.need(REPLAY);
+        }
         let Leadership { epoch, nonce, first_seq, span, state, manifest, append_time, .. } = leadership;
         let mut leader = Self {
             cluster: manifest.cluster,
@@ -85,7 +83,8 @@ impl BareLeader {
             append_time,
             pending: PendingFrames::default(),
             writer: Writer::new(first_seq, span),
-            acks,
+            ack_from: if journal.is_some() { AckFrom::Journal } else { AckFrom::Store },
+            journal,
             frozen: BTreeMap::new(),
             logs: BTreeMap::new(),
             room: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -127,18 +126,18 @@ impl BareLeader {
         self.pending.is_empty()
     }
 
+    /// Tells whether the journal acknowledges.
+    pub fn is_journalled(&self) -> bool {
+        self.ack_from == AckFrom::Journal
+    }
+
     /// Tells whether the leadership has ended.
     pub fn ended(&self) -> Option<Ended> {
         self.writer.ended()
     }
 
-    /// Takes appends in one turn. `journal` is handed the frame, if there is one, and returns its number.
-    pub fn append(
-        &mut self,
-        now: Timestamp,
-        appends: Vec<Append>,
-        journal: &mut dyn FnMut(Frame) -> Option<FrameNumber>,
-    ) -> Vec<Reply> {
+    /// Takes appends in one turn.
+    pub fn append(&mut self, now: Timestamp, appends: Vec<Append>) -> Vec<Reply> {
         for batch in appends.iter().flat_map(|append| &append.batches) {
             self.log(batch.partition);
         }
@@ -160,10 +159,11 @@ impl BareLeader {
             let logs = &self.logs;
             let mut frame = turn.finish(self.epoch, |partition| Arc::clone(&logs[&partition]));
             self.append_time = append_time;
-            if self.acks == Acks::FromJournal {
-                frame.number = journal(frame.to_journal(self.shard, self.nonce));
-                if frame.number.is_none() {
-                    self.acks = Acks::FromStore;
+            if let Some(shared) = self.journal.clone().filter(|_| self.ack_from == AckFrom::Journal) {
+                let appended = shared.append(frame.to_journal(self.shard, self.nonce), true);
+                match appended.now_or_never() {
+                    Some(Ok(number)) => frame.number = Some(number),
+                    _ => self.ack_from = AckFrom::Store,
                 }
             }
             self.admit(frame);
@@ -178,7 +178,13 @@ impl BareLeader {
         let seq = self.writer.may_freeze().filter(|_| self.pending.has_unfrozen())?;
         let identity = self.identity(seq);
         let frames = self.pending.freeze(seq, max_bytes);
+        let with_records = frames.iter().filter(|frame| frame.size_bytes > 0);
+        let numbers: Vec<FrameNumber> = with_records.filter_map(|frame| frame.number).collect();
         let object = object(identity, &frames);
+        if let (Some(shared), Some(first), Some(last)) = (&self.journal, numbers.first(), numbers.last()) {
+            let (shard, nonce, first, last) = (self.shard, self.nonce, *first, *last);
+            shared.mark(Frame::Frozen { shard, nonce, seq, first, last });
+        }
         self.writer.freeze(object.header.clone());
         Some((seq, self.keep(object)))
     }
@@ -201,30 +207,28 @@ impl BareLeader {
         self.do_next(seq, Next::Stop)
     }
 
-    /// Takes how far the journal is synced; returns the numbers of no frames any more.
-    pub fn journal_synced(&mut self, below: FrameNumber) {
+    /// Takes how far the journal has got.
+    pub fn journal_moved(&mut self, progress: Progress) {
+        if progress.dead {
+            self.ack_from = AckFrom::Store;
+        }
         let mut topics = Vec::new();
-        for frame in self.pending.synced(below) {
+        for frame in self.pending.synced(progress.below) {
             frame.publish(&mut topics);
             frame.acknowledge(Durability::Object);
         }
     }
 
-    /// Goes on without the journal.
-    pub fn journal_died(&mut self) {
-        self.acks = Acks::FromStore;
-    }
-
-    /// Takes back a frame of the journal, at its old offsets. Tells whether it is needed in the journal still.
+    /// Takes back a frame of the journal, at its old offsets.
     ///
     /// # Errors
     /// [`RecoverError::Contradiction`]; the node must not become ready.
-    pub fn recover(&mut self, replayed: Replayed) -> Result<bool, RecoverError> {
+    pub fn recover(&mut self, replayed: Replayed) -> Result<(), RecoverError> {
         let Replayed { number, frame, .. } = replayed;
-        let Frame::Append { append_time, batches, .. } = frame else { return Ok(false) };
+        let Frame::Append { append_time, batches, .. } = frame else { return Ok(()) };
         let standing = standing(&self.state, &batches)?;
         if standing == Standing::Stored {
-            return Ok(false);
+            return Ok(());
         }
         let jump = standing == Standing::BehindGap;
         self.gap_found |= jump;
@@ -246,14 +250,17 @@ impl BareLeader {
                 dedupe: batch.dedupe,
             });
         }
+        if let Some(shared) = &self.journal {
+            shared.need(number);
+        }
         self.admit_recovered(placed, Some(number), jump);
-        Ok(true)
+        Ok(())
     }
 
-    /// Ends recovery. Tells whether offsets go on further up.
-    pub fn recovered(&mut self, damaged: bool, partitions: &[TopicPartition]) -> bool {
+    /// Ends recovery. After damage offsets go on further up.
+    pub fn recovered(&mut self, damaged: bool, partitions: &[TopicPartition]) {
         if !damaged && !self.gap_found {
-            return false;
+            return self.release(&[REPLAY]);
         }
         let mut all: Vec<TopicPartition> = self.state.partitions().map(|end| end.partition).collect();
         all.extend_from_slice(partitions);
@@ -273,10 +280,17 @@ impl BareLeader {
                 dedupe: Vec::new(),
             });
         }
-        if !placed.is_empty() {
-            self.admit_recovered(placed, Some(FrameNumber::ZERO), true);
+        if placed.is_empty() {
+            self.release(&[REPLAY]);
+        } else {
+            self.admit_recovered(placed, Some(REPLAY), true);
         }
-        true
+    }
+
+    fn release(&self, numbers: &[FrameNumber]) {
+        if let Some(shared) = &self.journal {
+            shared.stored(numbers);
+        }
     }
 
     fn admit_recovered(&mut self, batches: Vec<PlacedBatch>, number: Option<FrameNumber>, jump: bool) {
@@ -324,7 +338,8 @@ impl BareLeader {
                     Ended::Fenced { not_stored_from } => not_stored_from,
                     Ended::Impossible { .. } => None,
                 };
-                self.pending.fail_all(not_stored_from);
+                let unneeded = self.pending.fail_all(not_stored_from);
+                self.release(&unneeded);
                 Todo::Ended(ended)
             }
         }
@@ -345,12 +360,24 @@ impl BareLeader {
 
     fn settle(&mut self) {
         let below = self.writer.resolved_below();
-        let mut topics = Vec::new();
+        let (mut topics, mut numbers) = (Vec::new(), Vec::new());
         for mut frame in self.pending.stored(below) {
             frame.publish(&mut topics);
             frame.acknowledge(Durability::Object);
+            numbers.extend(frame.number);
         }
-        self.frozen = self.frozen.split_off(&below);
+        let kept = self.frozen.split_off(&below);
+        let stored = std::mem::replace(&mut self.frozen, kept);
+        let Some(shared) = &self.journal else { return };
+        for seq in stored.into_keys() {
+            let (shard, nonce, outcome) = (self.shard, self.nonce, Settlement::Stored);
+            shared.mark(Frame::Settled { shard, nonce, seq, outcome });
+        }
+        shared.stored(&numbers);
+        // Once a frame could not be journalled none behind it is, until all of them are stored.
+        if self.pending.is_empty() && !shared.journal().synced().borrow().dead {
+            self.ack_from = AckFrom::Journal;
+        }
     }
 
     fn identity(&self, seq: WalSeq) -> ObjectIdentity {
