@@ -55,6 +55,8 @@ pub enum Mutation {
     ReplayTwice,
     /// The name of a new journal file is not synced.
     FolderNotSynced,
+    /// After damage the journal acknowledges before the log says where offsets go on.
+    AckBeforeJump,
     /// Appends are taken before the journal is replayed.
     ReadyBeforeReplay,
 }

@@ -259,7 +259,7 @@ impl Exclusive {
         } else {
             self.disk.get().kill();
         }
-        if self.rng.chance(self.flip) {
+        while self.rng.chance(self.flip) {
             self.flip_a_bit();
         }
     }
@@ -281,7 +281,9 @@ impl Exclusive {
         if targets.is_empty() {
             return;
         }
-        let (number, found) = targets[self.rng.index(targets.len())];
+        // The newest ones matter most: nothing else holds their records yet.
+        let from = if self.rng.chance(0.5) { targets.len().saturating_sub(3) } else { 0 };
+        let (number, found) = targets[from + self.rng.index(targets.len() - from)];
         let Some((_, bytes)) = contents.iter().find(|(file, _)| *file == number) else { return };
         let image = Bytes::copy_from_slice(&bytes[found.position..found.position + found.len]);
         if let Ok(Frame::Append { batches, .. }) = frame::decode(&image) {

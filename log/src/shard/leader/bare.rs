@@ -283,6 +283,9 @@ impl BareLeader {
         if placed.is_empty() {
             self.release(&[REPLAY]);
         } else {
+            if !mutation::is(Mutation::AckBeforeJump) {
+                self.ack_from = AckFrom::Store;
+            }
             self.admit_recovered(placed, Some(REPLAY), true);
         }
     }

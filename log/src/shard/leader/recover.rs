@@ -75,7 +75,9 @@ impl Leader {
     }
 
     /// Ends recovery. After damage every partition goes on further up, announced in the log itself, so that the
-    /// offsets of lost records are never given out again, whatever happens next.
+    /// offsets of lost records are never given out again, whatever happens next. Until the announcement is stored the
+    /// journal acknowledges nothing: were what it acknowledged damaged too, the next start would jump as far as this
+    /// one and give the same offsets out again.
     pub(super) fn recovered(&mut self, damaged: bool, partitions: &[TopicPartition]) {
         if !std::mem::replace(&mut self.recovering, false) {
             return;
@@ -107,6 +109,7 @@ impl Leader {
         if placed.is_empty() {
             self.release(&[REPLAY]);
         } else {
+            self.pause_journal();
             self.admit_recovered(placed, Some(REPLAY), true);
         }
     }

@@ -203,7 +203,7 @@ impl Leader {
     }
 
     /// Tells whether the journal is left out for now: once a frame could not be journalled, none behind it is, until
-    /// all of them are stored. A replay would take the missing one for lost.
+    /// all of them are stored. A replay would take the missing one for lost. So it is after damage too.
     fn journal_is_paused(&self) -> bool {
         self.ack_from == AckFrom::Store && self.at.store.is_exclusive()
     }
@@ -228,10 +228,17 @@ impl Leader {
         self.schedule_flush();
     }
 
+    /// Leaves the journal out until everything before is stored.
+    pub(super) fn pause_journal(&mut self) {
+        if self.ack_from == AckFrom::Journal {
+            self.ack_from = AckFrom::Store;
+        }
+    }
+
     /// Goes on without a journal, dead or full: the store acknowledges from now on.
     fn journal_failed(&mut self, error: &dyn std::fmt::Display) {
         if self.ack_from == AckFrom::Journal {
-            self.ack_from = AckFrom::Store;
+            self.pause_journal();
             tracing::error!(shard.id = %self.at.shard, error = %error, "journal failed; the store acknowledges now");
             self.flush_due = None;
             self.schedule_flush();
@@ -408,7 +415,7 @@ impl Leader {
         self.release(&numbers);
         if self.journal_is_paused() && self.pending.is_empty() && !self.journal_is_dead() {
             self.ack_from = AckFrom::Journal;
-            tracing::info!(shard.id = %self.at.shard, "journal has room again and acknowledges");
+            tracing::info!(shard.id = %self.at.shard, "journal acknowledges again");
         }
         while self.tail_bytes > limits::SHARD_TAIL_BYTES_MAX {
             let Some((log, end, size)) = self.tail.pop_front() else { break };
