@@ -134,10 +134,19 @@ async fn after_damage_survivors_keep_their_offsets_and_new_records_lie_far_above
     let (store, dir) = (memory().await, tempfile::tempdir().unwrap());
     damaged(&store, dir.path()).await;
     let mut expected = survivors();
-    let mut lowest = 5 + JUMP;
+    let mut lowest = 5;
     for round in 0..3 {
         let node = Node::restart(&store, dir.path(), 2 + round).await;
-        assert_eq!(node.damage.is_empty(), round == 2, "round {round}");
+        match round {
+            0 => assert!(!node.damage.is_empty()),
+            // Once the jump is stored the damaged file is removed by the journal's own thread: a kill may come first,
+            // and then the same damage is met again.
+            1 => {}
+            _ => assert!(node.damage.is_empty(), "after a graceful close nothing is left to be damaged"),
+        }
+        if !node.damage.is_empty() {
+            lowest += JUMP;
+        }
         assert_eq!(node.read(0).await, expected);
         let appended = node.append(unit(0, &["new"])).await.unwrap();
         assert_eq!(base(&appended), lowest, "round {round}");
@@ -147,10 +156,6 @@ async fn after_damage_survivors_keep_their_offsets_and_new_records_lie_far_above
         assert_eq!(node.read(0).await, expected);
         lowest = base(&appended) + 1;
         match round {
-            0 => {
-                node.kill().await;
-                lowest += JUMP;
-            }
             1 => node.close().await,
             _ => node.kill().await,
         }
