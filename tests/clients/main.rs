@@ -1,5 +1,5 @@
-//! Real SSE clients, each following a topic while the server is killed and started again under a running producer:
-//! it must come back by itself and miss and repeat nothing.
+//! Real SSE clients, each following a topic under a running producer while its connection is cut in the middle of a
+//! frame and the server is killed and started again: it must come back by itself and miss and repeat nothing.
 //!
 //! A client is a program that takes the server's URL and the path of a stream, prints `open` whenever a stream has
 //! opened and `record <id> <data>` for each record, and ends with its standard input.
@@ -11,51 +11,66 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{Client, Server, in_time};
+use harness::{Client, CuttingProxy, Server, in_time};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 const PARTITIONS: usize = 3;
-/// Records that the client must have seen before each kill, and after the last.
-const RECORDS_PER_LIFE: usize = 40;
-const KILLS: usize = 2;
+/// Records that the client must have seen before each outage, and after the last.
+const RECORDS_BETWEEN: usize = 40;
+const CUTS: usize = 2;
 /// Pause of the producer between two requests: a slow one leaves time for the outages to fall between records.
 const PACE: Duration = Duration::from_millis(2);
 
 #[tokio::test]
-async fn chromium_event_source_survives_a_crash() {
-    survives_crashes("node", &here().join("browser.mjs")).await;
+async fn chromium_event_source_misses_and_repeats_nothing() {
+    survives_outages("node", &here().join("browser.mjs")).await;
 }
 
 #[tokio::test]
-async fn npm_eventsource_survives_a_crash() {
-    survives_crashes("node", &here().join("eventsource.mjs")).await;
+async fn npm_eventsource_misses_and_repeats_nothing() {
+    survives_outages("node", &here().join("eventsource.mjs")).await;
 }
 
 #[tokio::test]
-async fn python_httpx_sse_survives_a_crash() {
+async fn npm_eventsource_client_misses_and_repeats_nothing() {
+    survives_outages("node", &here().join("eventsource_client.mjs")).await;
+}
+
+#[tokio::test]
+async fn npm_launchdarkly_eventsource_misses_and_repeats_nothing() {
+    survives_outages("node", &here().join("launchdarkly_eventsource.mjs")).await;
+}
+
+#[tokio::test]
+async fn python_httpx_sse_misses_and_repeats_nothing() {
     let python = here().join("../.tools/venv/bin/python");
-    survives_crashes(python.to_str().expect("a path of text"), &here().join("httpx_sse_client.py")).await;
+    survives_outages(python.to_str().expect("a path of text"), &here().join("httpx_sse_client.py")).await;
 }
 
 fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-async fn survives_crashes(program: &str, script: &Path) {
+async fn survives_outages(program: &str, script: &Path) {
     let mut server = Server::start().await;
     server.create_topic("ticks", json!({"partitions": PARTITIONS})).await;
-    let mut subscriber = Subscriber::start(program, script, &server.url());
+    let proxy = CuttingProxy::start(server.address()).await;
+    let mut subscriber = Subscriber::start(program, script, &proxy.url());
     subscriber.opened().await;
     let stop = Arc::new(AtomicBool::new(false));
     let producer = tokio::spawn(produce(server.clone(), stop.clone()));
-    for _ in 0..KILLS {
-        subscriber.records(RECORDS_PER_LIFE).await;
-        server.kill9().await;
-        server.restart().await;
+    for _ in 0..CUTS {
+        subscriber.records(RECORDS_BETWEEN).await;
+        proxy.cut();
+        subscriber.opened_again().await;
     }
-    subscriber.records(RECORDS_PER_LIFE).await;
+    subscriber.records(RECORDS_BETWEEN).await;
+    server.kill9().await;
+    server.restart().await;
+    subscriber.opened_again().await;
+    subscriber.records(RECORDS_BETWEEN).await;
     stop.store(true, Ordering::Relaxed);
     let acknowledged = in_time("the producer ends", producer).await.expect("no panic");
     let stored = server.read_all("/v1/topics/ticks/records").await;
@@ -91,6 +106,7 @@ struct Subscriber {
     lines: Lines<BufReader<ChildStdout>>,
     ids: Vec<String>,
     records: Vec<Value>,
+    opened: usize,
 }
 
 impl Subscriber {
@@ -102,16 +118,33 @@ impl Subscriber {
         let mut child =
             child.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs the clients"));
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        Self { child, lines, ids: Vec::new(), records: Vec::new() }
+        Self { child, lines, ids: Vec::new(), records: Vec::new(), opened: 0 }
     }
 
-    async fn next_line(&mut self) -> String {
+    /// Takes in what the client prints next.
+    async fn step(&mut self) {
         let line = in_time("the client prints a line", self.lines.next_line()).await;
-        line.expect("it prints text").expect("the client ended; tests/run installs what it needs")
+        let line = line.expect("it prints text").expect("the client ended; tests/run installs what it needs");
+        if line == "open" {
+            self.opened += 1;
+        } else if let Some((id, data)) = line.strip_prefix("record ").and_then(|rest| rest.split_once(' ')) {
+            self.ids.push(id.to_owned());
+            self.records.push(serde_json::from_str(data).expect("a record is JSON"));
+        }
     }
 
     async fn opened(&mut self) {
-        while self.next_line().await != "open" {}
+        while self.opened == 0 {
+            self.step().await;
+        }
+    }
+
+    /// Waits until it has come back once more.
+    async fn opened_again(&mut self) {
+        let before = self.opened;
+        while self.opened == before {
+            self.step().await;
+        }
     }
 
     /// Waits for so many more records.
@@ -121,11 +154,7 @@ impl Subscriber {
 
     async fn records_in_all(&mut self, count: usize) {
         while self.records.len() < count {
-            let line = self.next_line().await;
-            if let Some((id, data)) = line.strip_prefix("record ").and_then(|rest| rest.split_once(' ')) {
-                self.ids.push(id.to_owned());
-                self.records.push(serde_json::from_str(data).expect("a record is JSON"));
-            }
+            self.step().await;
         }
     }
 

@@ -5,6 +5,7 @@
 //! A check that fails panics with the call and its answer, so that tests read as the list of their claims.
 
 mod client;
+mod proxy;
 mod server;
 mod sse;
 
@@ -12,6 +13,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use client::{Answer, Call, Client};
+pub use proxy::CuttingProxy;
 pub use server::{Options, Server, server_binary};
 pub use sse::{Event, EventParser, EventStream};
 

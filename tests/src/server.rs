@@ -61,6 +61,11 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens: `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The folder that holds everything stored.
     pub fn data_dir(&self) -> PathBuf {
         data_dir(self.folder.path())
