@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use crate::http::App;
+use crate::http::docs::problems::ReadinessProblems;
 use crate::http::problem::{Code, Problem};
 
 /// Tells that the process runs.
@@ -14,8 +15,7 @@ pub(super) async fn livez() -> StatusCode {
 
 /// Tells whether the node takes requests: its shards are led and it is not stopping.
 #[utoipa::path(get, path = "/readyz", tag = "operations", responses(
-    (status = OK, description = "it takes requests"),
-    (status = SERVICE_UNAVAILABLE, body = Problem, content_type = "application/problem+json")))]
+    (status = OK, description = "it takes requests"), ReadinessProblems))]
 pub(super) async fn readyz(State(app): State<App>) -> Result<StatusCode, Problem> {
     if app.is_stopping() {
         return Err(Problem::new(Code::Draining, "the node is stopping"));

@@ -3,7 +3,6 @@
 //! One table, [`Code::row`], gives each code its status, title and Kafka's name for it. `retryable` says whether the
 //! same request may succeed later, `effect` what it left behind. Text of inner errors never gets here.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -13,9 +12,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
-use utoipa::openapi::response::Response as DocumentedResponse;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::{PartialSchema, ToSchema};
 
 /// The media type of a problem document.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -222,6 +220,11 @@ impl Code {
         self.row().text
     }
 
+    /// Returns the kind of problem in a sentence.
+    pub const fn title(self) -> &'static str {
+        self.row().title
+    }
+
     /// Tells whether the same request may succeed later, unless the cause knows better.
     pub const fn is_retryable(self) -> bool {
         let status = self.row().status.as_u16();
@@ -374,7 +377,9 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 /// An RFC 9457 problem document. Further members give the values at fault, such as `earliest`, `limit` or `line`.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Problem)]
+#[schema(as = Problem, example = json!({"type": "urn:forebay:problem:topic-not-found", "title": "There is no such topic",
+    "status": 404, "code": "topic-not-found", "detail": "topic not found: topic=orders", "retryable": false, "effect": "none",
+    "kafka_error": "UNKNOWN_TOPIC_OR_PARTITION"}))]
 struct Document<'a> {
     /// A stable name of the kind of problem.
     #[serde(rename = "type")]
@@ -423,40 +428,6 @@ impl ToSchema for Problem {
     fn schemas(schemas: &mut Vec<(String, RefOr<utoipa::openapi::schema::Schema>)>) {
         Document::schemas(schemas);
     }
-}
-
-/// The problems any operation may answer with. List [`Problem`] in the document's components.
-#[derive(Debug, Clone, Copy)]
-pub struct ProblemResponses;
-
-impl ProblemResponses {
-    const STATUSES: [StatusCode; 6] = [
-        StatusCode::BAD_REQUEST,
-        StatusCode::NOT_FOUND,
-        StatusCode::PAYLOAD_TOO_LARGE,
-        StatusCode::TOO_MANY_REQUESTS,
-        StatusCode::INTERNAL_SERVER_ERROR,
-        StatusCode::SERVICE_UNAVAILABLE,
-    ];
-}
-
-impl IntoResponses for ProblemResponses {
-    fn responses() -> BTreeMap<String, RefOr<DocumentedResponse>> {
-        let entry = |status: &StatusCode| (status.as_u16().to_string(), RefOr::T(documented(*status)));
-        Self::STATUSES.iter().map(entry).collect()
-    }
-}
-
-/// Describes the answer with a status: its codes, and the problem document.
-fn documented(status: StatusCode) -> DocumentedResponse {
-    let codes =
-        Code::ALL.iter().filter(|code| code.status() == status).map(|code| format!("`{}`", code.as_str()));
-    let codes = codes.collect::<Vec<_>>().join(", ");
-    let schema = Ref::from_schema_name(Document::name());
-    ResponseBuilder::new()
-        .description(format!("A problem: {codes}"))
-        .content(PROBLEM_JSON, ContentBuilder::new().schema(Some(schema)).build())
-        .build()
 }
 
 #[cfg(test)]
@@ -516,10 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shared_responses_refer_to_the_one_schema() {
-        let responses = serde_json::to_string(&ProblemResponses::responses()).unwrap();
-        assert!(responses.contains("#/components/schemas/Problem"), "{responses}");
-        assert!(responses.contains("`topic-not-found`"));
+    fn the_schema_names_every_standard_member() {
         let schema = serde_json::to_value(Problem::schema()).unwrap();
         assert_eq!(Problem::name(), "Problem");
         for member in Document::MEMBERS {

@@ -8,9 +8,10 @@ use forebay_log::format::record_batch::RecordView;
 use forebay_log::model::{Offset, Topic};
 
 use crate::http::App;
+use crate::http::docs::problems::RecordProblems;
 use crate::http::error::{fetch_problem, partition_not_found, topic_not_found};
 use crate::http::extract::{Query, RecordPath};
-use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::problem::{Code, Problem};
 use crate::http::read::{header_value, with_etag};
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::record_out::format_timestamp;
@@ -18,8 +19,13 @@ use crate::limits;
 
 /// Answers one record: its value as the body, its own content type, key and headers beside it.
 #[utoipa::path(get, path = super::paths::RECORD, tag = "records", params(RecordPath),
-    responses((status = OK, description = "the value, byte for byte", body = Vec<u8>, content_type = "*/*"),
-        (status = NO_CONTENT, description = "a tombstone"), ProblemResponses))]
+    responses((status = OK, description = "the value, byte for byte",
+            headers(("ETag" = String, description = "strong: a record never changes"),
+                ("Forebay-Timestamp" = String, description = "when the record happened, RFC 3339"),
+                ("Forebay-Key" = String, description = "its key, where it fits a header")),
+            body = Vec<u8>, content_type = "*/*", example = json!("hello")),
+        (status = NO_CONTENT, description = "a tombstone"),
+        (status = NOT_MODIFIED, description = "the client has it"), RecordProblems))]
 pub(super) async fn record(
     State(app): State<App>,
     path: RecordPath,

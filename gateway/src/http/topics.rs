@@ -14,15 +14,20 @@ use utoipa::ToSchema;
 use crate::cursor::Cursor;
 use crate::fetch::position::{Slot, TopicPosition};
 use crate::http::App;
+use crate::http::docs::bodies::TopicSettings;
+use crate::http::docs::problems::{
+    AlterProblems, CreateProblems, DeleteProblems, ListProblems, OffsetsProblems, TopicProblems,
+};
 use crate::http::error::topic_not_found;
 use crate::http::extract::{After, Query, TopicPath, body_too_large};
-use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::problem::{Code, Problem};
 use crate::http::read::{bad, header_value, offset_at};
 use crate::limits;
 use crate::topics::{Changes, TopicVersion, describe as describe_settings};
 
 /// A topic: its settings by Kafka's names beside these.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"name": "orders", "epoch": "a0", "partitions": 1, "durability": "object", "cleanup.policy": "delete"}))]
 pub(super) struct TopicDescription {
     name: String,
     /// Names this incarnation of the topic in cursors.
@@ -34,6 +39,7 @@ pub(super) struct TopicDescription {
 
 /// A page of the list of topics, in order of names.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"topics": [{"name": "orders", "epoch": "a0", "partitions": 1}], "next": "orders"}))]
 pub(super) struct TopicList {
     topics: Vec<TopicDescription>,
     /// The `page` of the rest, if there is more.
@@ -43,6 +49,8 @@ pub(super) struct TopicList {
 
 /// How far a partition goes.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"partition": 0, "shard": 0, "leader": "9f2c4d5e6a7b8c90", "leader_epoch": 3, "log_start_offset": 0,
+    "high_watermark": 18, "bytes": 2048, "segments": 1}))]
 pub(super) struct PartitionDescription {
     partition: u16,
     shard: u16,
@@ -58,6 +66,7 @@ pub(super) struct PartitionDescription {
 
 /// The partitions of a topic.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"topic": "orders", "partitions": []}))]
 pub(super) struct PartitionList {
     topic: String,
     partitions: Vec<PartitionDescription>,
@@ -65,6 +74,7 @@ pub(super) struct PartitionList {
 
 /// An offset of a partition.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"partition": 0, "offset": 18}))]
 pub(super) struct PartitionOffset {
     partition: u16,
     offset: u64,
@@ -72,6 +82,7 @@ pub(super) struct PartitionOffset {
 
 /// A place in a topic.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"topic": "orders", "cursor": "a0.0-18", "offsets": [{"partition": 0, "offset": 18}]}))]
 pub(super) struct TopicOffsets {
     topic: String,
     /// Fit for `after`.
@@ -81,10 +92,11 @@ pub(super) struct TopicOffsets {
 
 /// Lists topics by name.
 #[utoipa::path(get, path = super::paths::TOPICS, tag = "topics", params(
-    ("prefix" = Option<String>, Query, description = "only names that start with this"),
-    ("limit" = Option<u64>, Query, description = "1 to 1000; default 100"),
-    ("page" = Option<String>, Query, description = "the `next` of the page before")),
-    responses((status = OK, body = TopicList), ProblemResponses))]
+    ("prefix" = Option<String>, Query, example = "or", description = "only names that start with this"),
+    ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, example = 100, description = "default 100"),
+    ("page" = Option<String>, Query, pattern = "^[a-zA-Z0-9._-]{1,249}$", example = "orders",
+        description = "the `next` of the page before")),
+    responses((status = OK, description = "a page of topics", body = TopicList), ListProblems))]
 pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<TopicList>, Problem> {
     let query = Query::parse(uri.query(), &["prefix", "limit", "page"])?;
     let limit = query.u64_in("limit", 1..=limits::TOPICS_PAGE_MAX as u64)?.unwrap_or(100);
@@ -99,9 +111,9 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<TopicL
 
 /// Creates a topic, or confirms one: then only the settings named are compared.
 #[utoipa::path(put, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
-    request_body(content = inline(Option<std::collections::BTreeMap<String, serde_json::Value>>), description = "settings by name"),
-    responses((status = CREATED, body = TopicDescription), (status = OK, body = TopicDescription),
-        (status = CONFLICT, body = Problem, content_type = "application/problem+json"), ProblemResponses))]
+    request_body(content = Option<TopicSettings>, description = "settings by name", example = json!({"partitions": 3})),
+    responses((status = CREATED, description = "made", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))),
+        (status = OK, description = "the topic as it is now", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))), CreateProblems))]
 pub(super) async fn create(
     State(app): State<App>,
     path: TopicPath,
@@ -116,7 +128,7 @@ pub(super) async fn create(
 
 /// Describes a topic.
 #[utoipa::path(get, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
-    responses((status = OK, body = TopicDescription), ProblemResponses))]
+    responses((status = OK, description = "the topic as it is now", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))), TopicProblems))]
 pub(super) async fn describe(State(app): State<App>, path: TopicPath, uri: Uri) -> Result<Response, Problem> {
     Query::parse(uri.query(), &[])?;
     let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
@@ -125,10 +137,10 @@ pub(super) async fn describe(State(app): State<App>, path: TopicPath, uri: Uri) 
 
 /// Changes settings: a JSON merge patch, in which null means the default. Partitions may only grow.
 #[utoipa::path(patch, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
-    ("If-Match" = Option<String>, Header, description = "the ETag of the description it is based on")),
-    request_body(content = inline(std::collections::BTreeMap<String, serde_json::Value>), content_type = "application/merge-patch+json"),
-    responses((status = OK, body = TopicDescription),
-        (status = PRECONDITION_FAILED, body = Problem, content_type = "application/problem+json"), ProblemResponses))]
+    ("If-Match" = Option<String>, Header, pattern = "^(\\*|\"[a-z0-9]+-[0-9]+\")$", example = "\"a0-1\"",
+        description = "the ETag of the description it is based on")),
+    request_body(content = TopicSettings, content_type = "application/merge-patch+json"),
+    responses((status = OK, description = "the topic as it is now", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))), AlterProblems))]
 pub(super) async fn alter(
     State(app): State<App>,
     path: TopicPath,
@@ -142,8 +154,10 @@ pub(super) async fn alter(
 }
 
 /// Deletes a topic with its records.
-#[utoipa::path(delete, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
-    responses((status = NO_CONTENT), ProblemResponses))]
+#[utoipa::path(delete, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
+    ("If-Match" = Option<String>, Header, pattern = "^(\\*|\"[a-z0-9]+-[0-9]+\")$", example = "*",
+        description = "the ETag of the description it is based on")),
+    responses((status = NO_CONTENT, description = "it is gone"), DeleteProblems))]
 pub(super) async fn delete(
     State(app): State<App>,
     path: TopicPath,
@@ -157,7 +171,7 @@ pub(super) async fn delete(
 
 /// Describes the partitions of a topic.
 #[utoipa::path(get, path = super::paths::PARTITIONS, tag = "topics", params(TopicPath),
-    responses((status = OK, body = PartitionList), ProblemResponses))]
+    responses((status = OK, description = "every partition", body = PartitionList), TopicProblems))]
 pub(super) async fn partitions(
     State(app): State<App>,
     path: TopicPath,
@@ -186,8 +200,9 @@ pub(super) async fn partitions(
 
 /// Finds the place of a time: the first record in each partition that is not older.
 #[utoipa::path(get, path = super::paths::OFFSETS, tag = "topics", params(TopicPath,
-    ("at" = String, Query, description = "earliest, latest, or RFC 3339 time")),
-    responses((status = OK, body = TopicOffsets), ProblemResponses))]
+    ("at" = String, Query, pattern = "^(earliest|latest|[0-9]{4}-[0-9T:.Z+-]+)$", example = "earliest",
+        description = "earliest, latest, or an RFC 3339 time")),
+    responses((status = OK, description = "the place", body = TopicOffsets), OffsetsProblems))]
 pub(super) async fn offsets(
     State(app): State<App>,
     path: TopicPath,

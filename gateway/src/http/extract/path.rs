@@ -28,7 +28,7 @@ pub struct PartitionPath {
     #[param(value_type = String, pattern = "^[a-zA-Z0-9._-]{1,249}$", example = "orders")]
     pub topic: TopicName,
     /// The partition's number.
-    #[param(value_type = u16, maximum = 511)]
+    #[param(value_type = u16, maximum = 511, example = 0)]
     pub partition: PartitionId,
 }
 
@@ -40,10 +40,10 @@ pub struct RecordPath {
     #[param(value_type = String, pattern = "^[a-zA-Z0-9._-]{1,249}$", example = "orders")]
     pub topic: TopicName,
     /// The partition's number.
-    #[param(value_type = u16, maximum = 511)]
+    #[param(value_type = u16, maximum = 511, example = 0)]
     pub partition: PartitionId,
     /// The record's offset.
-    #[param(value_type = u64)]
+    #[param(value_type = u64, example = 0)]
     pub offset: Offset,
 }
 

@@ -17,7 +17,7 @@ use crate::http::wire::ndjson::{Line, validate_json};
 use crate::http::wire::records_in::parse_record;
 use crate::produce::{Idempotency, NewRecord, ProduceOptions};
 
-const PARAMETERS: [&str; 9] =
+pub(in crate::http) const PARAMETERS: [&str; 9] =
     ["key", "key_path", "partition", "timestamp", "tombstone", "format", "receipt", "durability", "header.*"];
 
 /// One produce request, parsed up to its body.

@@ -13,8 +13,11 @@ use bytes::Bytes;
 use forebay_log::model::{Header, PartitionId, Record, Timestamp, TopicName};
 
 use crate::http::App;
+use crate::http::docs::bodies::ProduceReceipts;
+use crate::http::docs::parameters::{ProduceHeaders, ProduceParameters};
+use crate::http::docs::problems::ProduceProblems;
 use crate::http::extract::{PartitionPath, ProduceFormat, TopicPath};
-use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::problem::{Code, Problem};
 use crate::http::read::bad;
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::records_in::parse_records;
@@ -23,7 +26,37 @@ use crate::produce::{NewRecord, Produced, Unit};
 
 use args::ProduceArgs;
 use body::Lines;
-use receipt::{ProduceReceipt, receipt};
+use receipt::receipt;
+
+#[cfg(test)]
+pub(super) use args::PARAMETERS;
+pub(super) use receipt::ProduceReceipt;
+
+/// Records for several keys or partitions, in one document.
+#[derive(Debug, utoipa::ToSchema)]
+#[schema(example = json!({"records": [{"key": "u1", "value": {"id": 7}, "headers": {"region": "eu"}}, {"key": "u2", "value": null}]}))]
+#[expect(dead_code, reason = "describes what the body's parser reads by hand")]
+struct RecordsDocument {
+    /// At most 10,000 of together 4 MiB.
+    records: Vec<NewRecordObject>,
+}
+
+/// A record to append. `value: null` is a tombstone and needs a key.
+#[derive(Debug, utoipa::ToSchema)]
+#[schema(example = json!({"key": "u1", "value": {"id": 7}, "headers": {"region": "eu"}}))]
+#[expect(dead_code, reason = "describes what the body's parser reads by hand")]
+struct NewRecordObject {
+    key: Option<String>,
+    key_base64: Option<String>,
+    /// Any JSON; kept as sent.
+    value: Option<serde_json::Value>,
+    /// Instead of `value`: bytes.
+    value_base64: Option<String>,
+    headers: Option<std::collections::BTreeMap<String, String>>,
+    /// RFC 3339 or milliseconds since 1970.
+    timestamp: Option<String>,
+    partition: Option<u16>,
+}
 
 /// Appends records to a topic and answers where they are.
 ///
@@ -31,16 +64,15 @@ use receipt::{ProduceReceipt, receipt};
 /// (`application/vnd.forebay.records+json`, `…+x-ndjson`). Up to 10,000 records of together 4 MiB are all or nothing
 /// per shard; larger bodies of lines are applied in such units, in order, as they arrive.
 #[utoipa::path(post, path = super::paths::RECORDS, tag = "records", params(TopicPath,
-    ("key" = Option<String>, Query, description = "key of the record"),
-    ("key_path" = Option<String>, Query, description = "JSON Pointer to the key in each value"),
-    ("partition" = Option<u16>, Query, description = "partition of the records"),
-    ("timestamp" = Option<String>, Query, description = "RFC 3339 time or milliseconds"),
-    ("tombstone" = Option<bool>, Query, description = "a record without value"),
-    ("format" = Option<String>, Query, description = "value, ndjson, lines or records"),
-    ("receipt" = Option<String>, Query, description = "full or summary"),
-    ("durability" = Option<String>, Query, description = "object or local")),
-    request_body(content = Vec<u8>, content_type = "*/*", description = "one record, lines, or record objects"),
-    responses((status = CREATED, body = ProduceReceipt), (status = OK, description = "an earlier answer again", body = ProduceReceipt), ProblemResponses))]
+    ("partition" = Option<u16>, Query, maximum = 511, example = 0,
+        description = "partition of the records; also the header `Forebay-Partition`"),
+    ProduceParameters, ProduceHeaders),
+    request_body(description = "one record, lines, or record objects", content(
+        (Vec<u8> = "*/*", example = "hello"),
+        (String = "application/x-ndjson", example = "{\"id\":8}\n{\"id\":9}\n"),
+        (RecordsDocument = "application/vnd.forebay.records+json"),
+        (String = "application/vnd.forebay.records+x-ndjson", example = "{\"key\":\"u1\",\"value\":{\"id\":7}}\n"))),
+    responses(ProduceReceipts, ProduceProblems))]
 pub(super) async fn produce(
     State(app): State<App>,
     path: TopicPath,
@@ -51,9 +83,15 @@ pub(super) async fn produce(
 
 /// Appends records to one partition of a topic; with `If-Match: "<next offset>"` only if it ends there.
 #[utoipa::path(post, path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
-    ("If-Match" = Option<String>, Header, description = "the partition's next offset, quoted")),
-    request_body(content = Vec<u8>, content_type = "*/*", description = "as for the topic"),
-    responses((status = CREATED, body = ProduceReceipt), ProblemResponses))]
+    ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$", example = "\"17\"",
+        description = "the partition's next offset, quoted"),
+    ProduceParameters, ProduceHeaders),
+    request_body(description = "one record, lines, or record objects", content(
+        (Vec<u8> = "*/*", example = "hello"),
+        (String = "application/x-ndjson", example = "{\"id\":8}\n{\"id\":9}\n"),
+        (RecordsDocument = "application/vnd.forebay.records+json"),
+        (String = "application/vnd.forebay.records+x-ndjson", example = "{\"key\":\"u1\",\"value\":{\"id\":7}}\n"))),
+    responses(ProduceReceipts, ProduceProblems))]
 pub(super) async fn produce_to_partition(
     State(app): State<App>,
     path: PartitionPath,

@@ -13,7 +13,8 @@ use crate::produce::{Produced, RecordPlace, Run};
 
 /// Where one record is.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RecordReceipt {
+#[schema(example = json!({"partition": 0, "offset": 17, "timestamp": "2026-11-22T12:00:00.000Z"}))]
+pub(in crate::http) struct RecordReceipt {
     partition: u16,
     /// Absent below `object` durability: an offset is only ever seen once it is final.
     offset: Option<u64>,
@@ -23,7 +24,8 @@ pub(super) struct RecordReceipt {
 
 /// Where the records of one partition are.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PartitionReceipt {
+#[schema(example = json!({"partition": 0, "base_offset": 17, "count": 500}))]
+pub(in crate::http) struct PartitionReceipt {
     partition: u16,
     base_offset: Option<u64>,
     count: u64,
@@ -31,7 +33,9 @@ pub(super) struct PartitionReceipt {
 
 /// Where the records are.
 #[derive(Debug, Default, Serialize, ToSchema)]
-pub(super) struct ProduceReceipt {
+#[schema(example = json!({"topic": "orders", "partitions": [{"partition": 0, "base_offset": 17, "count": 500}],
+    "count": 500, "cursor": "a0.p0-517"}))]
+pub(in crate::http) struct ProduceReceipt {
     topic: String,
     /// Each record in the order of the request.
     #[serde(skip_serializing_if = "Option::is_none")]

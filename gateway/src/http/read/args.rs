@@ -17,7 +17,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::read::place::Places;
 use crate::limits;
 
-const PARAMETERS: [&str; 16] = [
+pub(in crate::http) const PARAMETERS: [&str; 16] = [
     "after",
     "until",
     "offset",

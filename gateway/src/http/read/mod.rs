@@ -17,13 +17,18 @@ use tokio::time::Instant;
 
 use crate::fetch::{PageEnd, ReadError};
 use crate::http::App;
+use crate::http::docs::bodies::RecordPages;
+use crate::http::docs::parameters::{ReadHeaders, ReadParameters};
+use crate::http::docs::problems::ReadProblems;
 use crate::http::extract::{PartitionPath, Representation, TopicPath, negotiate};
-use crate::http::problem::{Code, Problem, ProblemResponses};
+use crate::http::problem::{Code, Problem};
 use crate::limits;
 
 use args::{OFFERED, ReadArgs, Scope};
 use page::PageSink;
 
+#[cfg(test)]
+pub(super) use args::PARAMETERS;
 pub(super) use args::bad;
 pub(super) use place::offset_at;
 
@@ -32,6 +37,7 @@ pub(super) const IMMUTABLE: &str = "private, max-age=3600";
 
 /// A page of records.
 #[derive(Debug, utoipa::ToSchema)]
+#[schema(example = json!({"records": [], "next": "a0.0-1", "caught_up": true}))]
 #[expect(dead_code, reason = "describes what the page's writer puts together by hand, record by record")]
 pub(super) struct RecordPage {
     /// In order of offsets within each partition.
@@ -45,6 +51,8 @@ pub(super) struct RecordPage {
 /// A record with its place. The value is JSON as it was produced where it is JSON, else a string where it is text, else
 /// base64.
 #[derive(Debug, utoipa::ToSchema)]
+#[schema(example = json!({"topic": "orders", "partition": 0, "offset": 0, "timestamp": "2026-11-22T12:00:00.000Z",
+    "key": "u1", "value": {"id": 7}}))]
 #[expect(dead_code, reason = "describes what the record's writer puts together by hand")]
 pub(super) struct RecordObject {
     topic: String,
@@ -65,19 +73,10 @@ pub(super) struct RecordObject {
 /// `text/event-stream` replays from `after` or `Last-Event-ID` and then follows. A read never moves a committed
 /// position.
 #[utoipa::path(get, path = super::paths::RECORDS, tag = "records", params(TopicPath,
-    ("after" = Option<String>, Query, description = "cursor, earliest, latest, -N, or RFC 3339 time"),
-    ("until" = Option<String>, Query, description = "cursor or RFC 3339 time: exclusive end"),
-    ("limit" = Option<u64>, Query, description = "records of a page: 1 to 10000"),
-    ("max_bytes" = Option<u64>, Query, description = "bytes of a page"),
-    ("wait" = Option<String>, Query, description = "long poll: 0 to 60s"),
-    ("follow" = Option<bool>, Query, description = "NDJSON without end"),
-    ("partition" = Option<String>, Query, description = "only these partitions, separated by commas"),
-    ("key" = Option<String>, Query, description = "only this key, or prefix*"),
-    ("at_least" = Option<String>, Query, description = "cursor of a produce: read your own writes"),
-    ("format" = Option<String>, Query, description = "record or value"),
-    ("on_gap" = Option<String>, Query, description = "reset or error")),
-    responses((status = OK, content((RecordPage = "application/json"), (String = "application/x-ndjson"),
-        (String = "text/event-stream"))), ProblemResponses))]
+    ("partition" = Option<String>, Query, pattern = "^[0-9]{1,3}(,[0-9]{1,3})*$", example = "0",
+        description = "only these partitions, separated by commas"),
+    ReadParameters, ReadHeaders),
+    responses(RecordPages, ReadProblems))]
 pub(super) async fn read_topic(
     State(app): State<App>,
     path: TopicPath,
@@ -89,9 +88,9 @@ pub(super) async fn read_topic(
 
 /// Reads or follows one partition; also from an offset.
 #[utoipa::path(get, path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
-    ("offset" = Option<u64>, Query, description = "first offset to read")),
-    responses((status = OK, content((RecordPage = "application/json"), (String = "application/x-ndjson"),
-        (String = "text/event-stream"))), ProblemResponses))]
+    ("offset" = Option<u64>, Query, example = 0, description = "first offset to read, instead of `after`"),
+    ReadParameters, ReadHeaders),
+    responses(RecordPages, ReadProblems))]
 pub(super) async fn read_partition(
     State(app): State<App>,
     path: PartitionPath,
@@ -103,9 +102,12 @@ pub(super) async fn read_partition(
 
 /// Reads or follows several topics on one connection, resumed by one cursor.
 #[utoipa::path(get, path = super::paths::MANY_RECORDS, tag = "records", params(
-    ("topics" = String, Query, description = "names of topics, separated by commas")),
-    responses((status = OK, content((RecordPage = "application/json"), (String = "application/x-ndjson"),
-        (String = "text/event-stream"))), ProblemResponses))]
+    ("topics" = String, Query, pattern = "^[a-zA-Z0-9._-]{1,249}(,[a-zA-Z0-9._-]{1,249})*$", example = "orders",
+        description = "names of topics, separated by commas"),
+    ("partition" = Option<String>, Query, pattern = "^[0-9]{1,3}(,[0-9]{1,3})*$", example = "0",
+        description = "only these partitions of each topic, separated by commas"),
+    ReadParameters, ReadHeaders),
+    responses(RecordPages, ReadProblems))]
 pub(super) async fn read_topics(
     State(app): State<App>,
     uri: Uri,
