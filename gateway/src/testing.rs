@@ -1,6 +1,6 @@
 //! A whole node in memory for tests: the real routes, called without a network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,17 +29,26 @@ pub(crate) async fn node(shards: u16) -> Arc<Node> {
 
 /// Opens a node in memory that takes the time from this clock.
 pub(crate) async fn node_at(shards: u16, clock: Arc<dyn Clock>) -> Arc<Node> {
-    let config = Config {
+    Node::open(&config(PathBuf::new(), StoreUrl::Memory, shards), clock, 7).await.unwrap()
+}
+
+/// Opens a node that keeps everything in a folder.
+pub(crate) async fn node_in(folder: &Path) -> Arc<Node> {
+    let store = StoreUrl::File(folder.join("store"));
+    Node::open(&config(folder.to_owned(), store, 1), Arc::new(SystemClock), 7).await.unwrap()
+}
+
+fn config(data_dir: PathBuf, store: StoreUrl, shards: u16) -> Config {
+    Config {
         listen: "127.0.0.1:0".parse().unwrap(),
-        data_dir: PathBuf::new(),
-        store: StoreUrl::Memory,
+        data_dir,
+        store,
         shards,
         flush_linger: Duration::from_millis(10),
         journal_bytes: 1 << 30,
         auth: Auth::None,
         log: LogFormat::Text,
-    };
-    Node::open(&config, clock, 7).await.unwrap()
+    }
 }
 
 /// Creates a topic.

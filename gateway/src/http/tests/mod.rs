@@ -1,5 +1,7 @@
 //! What is hard to see from outside, through the real routes of a node in memory.
 
+mod problems;
+
 use std::sync::Arc;
 use std::time::Duration;
 
