@@ -25,6 +25,8 @@ pub const BODIES_IN_FLIGHT_BYTES: usize = 512 * MIB;
 pub const UNITS_IN_FLIGHT_MAX: usize = 4;
 /// Longest a produce waits for its acknowledgement.
 pub const PRODUCE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What `Retry-After` says when a retry has waited in vain for its first attempt.
+pub const IN_PROGRESS_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Longest pause between two pieces of a request body.
 pub const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
 /// Longest pause of a body without announced length, such as that of `tail -f`.
@@ -37,6 +39,8 @@ pub const ENCODE_RECORDS_MIN: usize = 64;
 pub const ENCODE_BYTES_MIN: usize = 16 * KIB;
 /// Window of a zstd body, as a power of 2: 8 MiB, what RFC 9659 lets a sender use, and what a decoder may have to hold.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// Characters of an `Idempotency-Key` or a `Producer-Id`.
+pub const IDEMPOTENCY_NAME_LEN_MAX: usize = 256;
 /// Records up to which a receipt names each record.
 pub const RECEIPT_RECORDS_MAX: usize = 100;
 

@@ -20,7 +20,7 @@ use crate::fetch::filter::Filter;
 use crate::fetch::position::{Slot, TopicPosition};
 use crate::http;
 use crate::node::Node;
-use crate::produce::{NewRecord, ProduceOptions, Produced, Unit};
+use crate::produce::{NewRecord, ProduceOptions, Produced, Progress, Unit};
 
 /// Opens a node in memory.
 pub(crate) async fn node(shards: u16) -> Arc<Node> {
@@ -75,7 +75,8 @@ pub(crate) async fn append(
     records.into_iter().for_each(|record| unit.push(record));
     let options = ProduceOptions::default();
     let sticky = node.producer.sticky_partition(topic, &options);
-    let enqueued = node.producer.enqueue(topic, unit, sticky, 0, &options).await.unwrap();
+    let enqueued =
+        node.producer.enqueue(topic, unit, sticky, &mut Progress::default(), &options).await.unwrap();
     enqueued.acknowledged().await.unwrap()
 }
 

@@ -53,6 +53,8 @@ pub const COMPRESS_BYTES_MIN: usize = 512;
 
 /// Dedupe entries kept per shard, oldest out first.
 pub const DEDUPE_ENTRIES_MAX: usize = 1_000_000;
+/// Bytes of memory that they take at most, in a shard's leader.
+pub const DEDUPE_BYTES_MAX: usize = 117 * MIB;
 /// How long a dedupe entry is kept.
 pub const DEDUPE_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -6,6 +6,7 @@ mod errors;
 mod idempotency;
 mod operations;
 mod produce;
+mod producer;
 mod read;
 mod records;
 mod sse;

@@ -1,8 +1,11 @@
 //! What survives: servers that are killed or stopped under load, and a second server on the same folder.
 
 mod load;
+mod retry;
 
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use harness::{Options, Server, in_time, server_binary};
@@ -10,9 +13,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use load::{Load, Log};
+use retry::{Figures, Naming, Producer, Signals};
 
 const ROUNDS: usize = 20;
 const PARTITIONS: usize = 3;
@@ -58,6 +63,57 @@ async fn survives_kills(mut server: Server, seed: u64) {
     whole.read_on(&server).await;
     assert!(whole == log, "a read from the start shows another history than the reads of each round");
     eprintln!("{} acknowledged records survived {ROUNDS} kills, each once and in its place", load.total());
+}
+
+/// Every request that was not answered is sent again. So is what was answered to a client that had gone.
+#[tokio::test]
+async fn whatever_is_sent_again_under_its_name_is_stored_once_and_in_order() {
+    let args = ["--flush-linger", "5ms"].map(Into::into).to_vec();
+    let mut server = Server::start_with(Options { args }).await;
+    server.create_topic("load", json!({"partitions": PARTITIONS})).await;
+    let producers = (0..6).map(|id| Producer::new(id, [Naming::Key, Naming::Sequence][id as usize % 2]));
+    let signals = Signals {
+        address: server.address().to_owned(),
+        acknowledged: Arc::new(Semaphore::new(0)),
+        finish: Arc::new(AtomicBool::new(false)),
+    };
+    let running = retry::start(producers.collect(), &signals);
+    let mut random = StdRng::seed_from_u64(3);
+    for round in 0..ROUNDS {
+        let count = signals.acknowledged.available_permits() as u32 + random.random_range(1..3000);
+        let acknowledged =
+            in_time("records are acknowledged", signals.acknowledged.acquire_many(count)).await;
+        drop(acknowledged.expect("it is never closed"));
+        // Not at the very moment of an acknowledgement: this is where in a request the kill falls.
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
+        if round % 5 == 4 {
+            assert!(server.terminate().await.success());
+        } else {
+            server.kill9().await;
+        }
+        server.restart().await;
+    }
+    let producers = retry::finish(running, &signals).await;
+    let snapshots = server.data_dir().join("store/shards/0000/snapshots");
+    assert!(std::fs::read_dir(snapshots).expect("a roll").next().is_some(), "starts went from snapshots too");
+    for when in ["after the load", "after another start"] {
+        let log = retry::read(&server).await;
+        producers.iter().for_each(|producer| producer.check(&log));
+        for producer in producers.iter().filter(|producer| producer.is_sequenced()) {
+            producer.is_still_known(&server).await;
+        }
+        assert_eq!(log.len(), producers.len(), "{when}");
+        server.kill9().await;
+        server.restart().await;
+    }
+    let Figures { requests, sent_again, replayed, cut } =
+        producers.iter().fold(Figures::default(), |sum, producer| sum.plus(producer.figures));
+    let records: usize = producers.iter().map(Producer::records).sum();
+    assert!(replayed > 0, "some retry met its first attempt");
+    eprintln!(
+        "{requests} requests with {records} records, {sent_again} sent again, {replayed} of them were stored already, \
+         {cut} cut by the client, {ROUNDS} ends of the server: each record once and in order"
+    );
 }
 
 #[tokio::test]

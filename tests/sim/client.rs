@@ -113,7 +113,7 @@ impl World {
         records.hash(&mut hasher);
         let name = named.then(|| Dedupe {
             id: 1 + state.id as u128,
-            producer_epoch: 0,
+            producer_epoch: None,
             first_sequence: state.sequence,
             body_hash: hasher.finish(),
         });

@@ -375,7 +375,7 @@ impl Exclusive {
                 records.push((number, (first..=self.records).collect()));
             }
             self.sequence += 1;
-            let name = Dedupe { id: 1, producer_epoch: 0, first_sequence: self.sequence, body_hash: 7 };
+            let name = Dedupe { id: 1, producer_epoch: None, first_sequence: self.sequence, body_hash: 7 };
             let name = self.rng.chance(0.5).then_some(name);
             sent.push(Sent { records, name });
         }

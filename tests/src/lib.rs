@@ -6,6 +6,7 @@
 
 mod client;
 mod proxy;
+pub mod raw;
 mod server;
 mod sse;
 

@@ -38,7 +38,7 @@ async fn rolled_batches_are_the_stored_ones() {
 #[tokio::test(start_paused = true)]
 async fn offsets_and_dedupe_entries_outlive_their_wal_objects() {
     let bench = Bench::new();
-    let name = Dedupe { id: 77, producer_epoch: 0, first_sequence: 3, body_hash: 5 };
+    let name = Dedupe { id: 77, producer_epoch: None, first_sequence: 3, body_hash: 5 };
     let shard = bench.open().await;
     bench.append(&shard, unit(0, 4, 10, None)).await;
     let first = bench.append(&shard, unit(0, 2, 10, Some(name))).await;

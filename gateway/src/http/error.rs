@@ -6,6 +6,7 @@ use forebay_log::shard::{AppendError, FetchError};
 
 use crate::fetch::ReadError;
 use crate::http::problem::{Code, Effect, Problem};
+use crate::limits;
 use crate::produce::ProduceError;
 use crate::topics::TopicsError;
 
@@ -76,12 +77,11 @@ impl From<ProduceError> for Problem {
             ProduceError::Partition { partition, partitions, .. } => {
                 partition_not_found(*partition, *partitions)
             }
-            ProduceError::OtherPartition { .. } => {
+            ProduceError::OtherPartition { .. } | ProduceError::SeveralPartitions { .. } => {
                 Self::new(Code::BadParameter, text).with("parameter", "partition")
             }
             ProduceError::Append(error) | ProduceError::Partly(error) => append_problem(error),
             ProduceError::Encode(_) => hidden(Code::Internal, "the records cannot be stored", &error),
-            ProduceError::TimedOut => Self::new(Code::StorageUnavailable, text),
         };
         problem.with_effect(effect)
     }
@@ -96,8 +96,19 @@ fn append_problem(error: &AppendError) -> Problem {
             Problem::new(Code::PreconditionFailed, text).with("next_offset", current)
         }
         AppendError::Mismatch => {
-            Problem::new(Code::IdempotencyMismatch, "the idempotency key was used for another body")
+            let detail = "the idempotency key, or the sequence of the producer, was used for another body";
+            Problem::new(Code::IdempotencyMismatch, detail)
         }
+        AppendError::SequenceGap { expected } => {
+            Problem::new(Code::SequenceGap, text).with("expected_sequence", *expected)
+        }
+        AppendError::ProducerFenced { current } => {
+            Problem::new(Code::ProducerFenced, text).with("current_epoch", *current)
+        }
+        AppendError::InProgress => {
+            Problem::new(Code::InProgress, text).with_retry_after(limits::IN_PROGRESS_RETRY_AFTER)
+        }
+        AppendError::TimedOut => Problem::new(Code::StorageUnavailable, text),
         AppendError::TooLarge { limit, .. } => Problem::new(Code::TooLarge, text).with("limit", *limit),
         AppendError::Empty => Problem::new(Code::BadParameter, "the request holds no record"),
         AppendError::NoLeader { .. } => Problem::new(Code::NoLeader, "the partition has no leader now"),
@@ -124,5 +135,29 @@ pub(super) fn fetch_problem(error: &FetchError) -> Problem {
         ErrorKind::NotFound => Problem::new(Code::CursorExpired, error.to_string()),
         ErrorKind::Corrupt => hidden(Code::Internal, "a stored record is damaged", error),
         _ => hidden(Code::StorageUnavailable, "the store does not answer", error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_retry_may_conclude_is_said() {
+        let said = |error: AppendError| {
+            let problem = Problem::from(ProduceError::Append(error));
+            (problem.status.as_u16(), problem.code.as_str(), problem.effect, problem.retryable)
+        };
+        let in_progress = Problem::from(ProduceError::Append(AppendError::InProgress));
+        assert!(in_progress.retry_after.is_some());
+        assert_eq!(said(AppendError::InProgress), (409, "in-progress", Effect::Unknown, true));
+        assert_eq!(said(AppendError::TimedOut), (503, "storage-unavailable", Effect::Unknown, true));
+        assert_eq!(said(AppendError::Mismatch), (422, "idempotency-mismatch", Effect::None, false));
+        let gap = AppendError::SequenceGap { expected: 7 };
+        assert_eq!(said(gap), (409, "sequence-gap", Effect::None, false));
+        let fenced = AppendError::ProducerFenced { current: 2 };
+        assert_eq!(said(fenced), (403, "producer-fenced", Effect::None, false));
+        let partly = Problem::from(ProduceError::Partly(AppendError::Mismatch));
+        assert_eq!(partly.effect, Effect::Partial);
     }
 }

@@ -12,7 +12,7 @@ use crate::http::service;
 use crate::testing;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "accept",
     "content-type",
     "content-encoding",
@@ -20,6 +20,9 @@ const NAMES: [&str; 14] = [
     "if-none-match",
     "last-event-id",
     "idempotency-key",
+    "producer-id",
+    "producer-epoch",
+    "producer-seq",
     "forebay-key",
     "forebay-partition",
     "forebay-timestamp",

@@ -48,7 +48,13 @@ pub enum ProduceError {
         /// What the request names.
         partition: u16,
     },
-    /// The log refused it.
+    /// A producer's records would go to several partitions, each of which counts its own sequence.
+    #[error("records of a Producer-Id go to one partition: name it")]
+    SeveralPartitions {
+        /// The first record of the unit that goes elsewhere.
+        index: usize,
+    },
+    /// The log refused it, or did not acknowledge it in time.
     #[error(transparent)]
     Append(#[from] AppendError),
     /// Some shards stored their share of the unit; another did not, or may not have.
@@ -57,9 +63,6 @@ pub enum ProduceError {
     /// A batch could not be encoded.
     #[error("batch cannot be encoded")]
     Encode(#[from] FormatError),
-    /// No acknowledgement within [`crate::limits::PRODUCE_WAIT_MAX`].
-    #[error("no acknowledgement in time")]
-    TimedOut,
 }
 
 impl ProduceError {
@@ -69,11 +72,11 @@ impl ProduceError {
             Self::RecordTooLarge { .. }
             | Self::KeyMissing { .. }
             | Self::TimestampAhead { .. }
-            | Self::OtherPartition { .. } => ErrorKind::Invalid,
+            | Self::OtherPartition { .. }
+            | Self::SeveralPartitions { .. } => ErrorKind::Invalid,
             Self::Partition { .. } => ErrorKind::NotFound,
             Self::Append(error) | Self::Partly(error) => error.kind(),
             Self::Encode(_) => ErrorKind::Internal,
-            Self::TimedOut => ErrorKind::Unavailable,
         }
     }
 
@@ -81,7 +84,6 @@ impl ProduceError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Append(error) | Self::Partly(error) => error.outcome(),
-            Self::TimedOut => Outcome::Unknown,
             _ => Outcome::NotApplied,
         }
     }
@@ -93,7 +95,8 @@ impl ProduceError {
             | Self::KeyMissing { index }
             | Self::TimestampAhead { index }
             | Self::Partition { index, .. }
-            | Self::OtherPartition { index, .. } => Some(*index),
+            | Self::OtherPartition { index, .. }
+            | Self::SeveralPartitions { index } => Some(*index),
             _ => None,
         }
     }

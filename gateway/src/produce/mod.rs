@@ -2,6 +2,7 @@
 //! each shard gets its share of the unit as one message.
 
 mod error;
+mod idempotency;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -23,6 +24,7 @@ use crate::limits;
 use crate::shards::Shards;
 
 pub use error::ProduceError;
+pub use idempotency::{Idempotency, Progress};
 pub use unit::{NewRecord, Unit};
 
 /// How records are to be appended.
@@ -34,15 +36,14 @@ pub struct ProduceOptions {
     pub partition: Option<PartitionId>,
     /// Conditional append, with [`Self::partition`].
     pub expected: Option<Offset>,
-    /// Names the request, so that a retry of it is recognised.
+    /// Tells the request from others, so that a retry of it is recognised.
     pub idempotency: Option<Idempotency>,
 }
 
-/// The name of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Idempotency {
-    /// Hash of credential, topic and key.
-    pub id: u128,
+impl ProduceOptions {
+    fn is_of_producer(&self) -> bool {
+        self.idempotency.is_some_and(|idempotency| idempotency.is_producer())
+    }
 }
 
 /// Where one record is.
@@ -102,14 +103,13 @@ pub struct Enqueued {
 }
 
 impl Enqueued {
-    /// Waits for the acknowledgement of all shards.
+    /// Waits for the acknowledgement of all shards, at most [`limits::PRODUCE_WAIT_MAX`].
     ///
     /// # Errors
     /// [`ProduceError`]; its outcome says whether a retry may duplicate.
     pub async fn acknowledged(self) -> Result<Produced, ProduceError> {
-        let all = futures::future::join_all(self.receipts.into_iter().map(Receipt::acknowledged));
-        let answers =
-            tokio::time::timeout(limits::PRODUCE_WAIT_MAX, all).await.map_err(|_| ProduceError::TimedOut)?;
+        let acknowledged = |receipt: Receipt| receipt.acknowledged_within(limits::PRODUCE_WAIT_MAX);
+        let answers = futures::future::join_all(self.receipts.into_iter().map(acknowledged)).await;
         let mut appended: Vec<Appended> = Vec::with_capacity(answers.len());
         let mut failed = self.refused;
         for answer in answers {
@@ -162,14 +162,13 @@ impl Producer {
     /// Chooses the partition for the keyless records of one request.
     pub fn sticky_partition(&self, topic: &Topic, options: &ProduceOptions) -> PartitionId {
         if let Some(idempotency) = options.idempotency {
-            return partitioner::partition_for_id(idempotency.id, topic.partitions);
+            return partitioner::partition_for_id(idempotency.id(), topic.partitions);
         }
         let turn = self.sticky.fetch_add(1, Ordering::Relaxed) % u32::from(topic.partitions.max(1));
         PartitionId::new(u16::try_from(turn).expect("a remainder of a u16 fits in a u16"))
     }
 
-    /// Hands one unit to the log. Units of one request are handed over in their order; `number` is the unit's in its
-    /// request.
+    /// Hands one unit to the log. Units of one request are handed over in their order, with the same progress.
     ///
     /// # Errors
     /// [`ProduceError`]; nothing is stored.
@@ -181,17 +180,15 @@ impl Producer {
         topic: &Topic,
         unit: Unit,
         sticky: PartitionId,
-        number: u32,
+        progress: &mut Progress,
         options: &ProduceOptions,
     ) -> Result<Enqueued, ProduceError> {
-        let dedupe = options.idempotency.map(|name| Dedupe {
-            id: name.id,
-            producer_epoch: 0,
-            first_sequence: number,
-            body_hash: unit.body_hash(),
-        });
         let level = options.durability.unwrap_or(topic.settings.durability);
-        let Partitioned { by_partition, places } = self.partition(topic, unit, sticky, options)?;
+        let records = u32::try_from(unit.len()).unwrap_or(u32::MAX);
+        let body_hash = options.idempotency.map(|_| unit.body_hash());
+        let Partitioned { by_partition, places } = self.partition(topic, unit, sticky, progress, options)?;
+        let first = by_partition.first().map(|(partition, _)| *partition);
+        let dedupe = body_hash.and_then(|body_hash| name(options, progress, first?, body_hash));
         let mut by_shard: BTreeMap<ShardId, Append> = BTreeMap::new();
         for (partition, records) in by_partition {
             let batch = NewBatch {
@@ -204,6 +201,9 @@ impl Producer {
         }
         // Before any shard takes its share, so that the unit is refused as a whole.
         by_shard.values().try_for_each(Append::check)?;
+        progress.units += 1;
+        progress.records = progress.records.wrapping_add(records);
+        progress.partition = first.filter(|_| options.is_of_producer());
         let mut receipts = Vec::with_capacity(by_shard.len());
         for (shard, share) in by_shard {
             match self.hand_over(shard, share).await {
@@ -269,6 +269,7 @@ impl Producer {
         topic: &Topic,
         unit: Unit,
         sticky: PartitionId,
+        progress: &Progress,
         options: &ProduceOptions,
     ) -> Result<Partitioned, ProduceError> {
         let now = self.clock.now();
@@ -288,6 +289,10 @@ impl Producer {
                 let partitions = topic.partitions;
                 return Err(ProduceError::Partition { index, partition: partition.get(), partitions });
             }
+            let first = progress.partition.or(by_partition.first().map(|(first, _)| *first));
+            if options.is_of_producer() && first.is_some_and(|first| first != partition) {
+                return Err(ProduceError::SeveralPartitions { index });
+            }
             let slot = *slots.entry(partition).or_insert_with(|| {
                 by_partition.push((partition, Vec::new()));
                 by_partition.len() - 1
@@ -300,6 +305,26 @@ impl Producer {
         }
         Ok(Partitioned { by_partition, places })
     }
+}
+
+/// Names a unit whose first record goes to this partition. Of a producer all records do.
+fn name(
+    options: &ProduceOptions,
+    progress: &Progress,
+    partition: PartitionId,
+    body_hash: u64,
+) -> Option<Dedupe> {
+    Some(match options.idempotency? {
+        Idempotency::Request { id } => {
+            Dedupe { id, producer_epoch: None, first_sequence: progress.units, body_hash }
+        }
+        Idempotency::Producer { id, epoch, sequence } => Dedupe {
+            id: idempotency::id_in_partition(id, partition),
+            producer_epoch: Some(epoch),
+            first_sequence: sequence.wrapping_add(progress.records),
+            body_hash,
+        },
+    })
 }
 
 /// A unit's records by partition, each partition's in the order of the request.

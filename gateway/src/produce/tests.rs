@@ -1,8 +1,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_log::model::Header;
+use forebay_log::clock::SystemClock;
+use forebay_log::keys::Keys;
+use forebay_log::model::{ClusterId, Header};
 use forebay_log::partitioner::partition_for_key;
+use forebay_log::shard::{LeaderOptions, Shard, ShardStore, Signals};
+use forebay_log::store::{Operation, Store, StoreUrl};
+use forebay_log::testing::{FaultyStore, Moment};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use super::*;
 use crate::testing::{append, node, record, topic};
@@ -46,13 +53,20 @@ async fn a_record_that_names_another_partition_than_the_request_is_named() {
     let options = ProduceOptions { partition: Some(PartitionId::new(2)), ..ProduceOptions::default() };
     let sticky = PartitionId::new(0);
     let records = unit([record(2, "a"), record(1, "b")]);
-    let refused = node.producer.enqueue(&orders, records, sticky, 0, &options).await.unwrap_err();
+    let refused = node
+        .producer
+        .enqueue(&orders, records, sticky, &mut Progress::default(), &options)
+        .await
+        .unwrap_err();
     assert!(
         matches!(refused, ProduceError::OtherPartition { index: 1, named: 1, partition: 2 }),
         "{refused:?}"
     );
     let options = ProduceOptions::default();
-    let refused = node.producer.enqueue(&orders, unit([record(3, "a")]), sticky, 0, &options).await;
+    let refused = node
+        .producer
+        .enqueue(&orders, unit([record(3, "a")]), sticky, &mut Progress::default(), &options)
+        .await;
     assert!(matches!(refused, Err(ProduceError::Partition { index: 0, .. })), "{refused:?}");
 }
 
@@ -60,12 +74,18 @@ async fn a_record_that_names_another_partition_than_the_request_is_named() {
 async fn a_retry_is_answered_with_the_first_places_and_another_body_is_refused() {
     let node = node(2).await;
     let orders = topic(&node, "orders", 4).await;
-    let options = ProduceOptions { idempotency: Some(Idempotency { id: 77 }), ..ProduceOptions::default() };
+    let options =
+        ProduceOptions { idempotency: Some(Idempotency::Request { id: 77 }), ..ProduceOptions::default() };
     let sticky = node.producer.sticky_partition(&orders, &options);
     assert_eq!(sticky, node.producer.sticky_partition(&orders, &options), "a retry meets its entry");
     let send = async |value: &str| {
         let records = unit(["a", "b", "c"].map(|key| keyed(Some(key), value)));
-        node.producer.enqueue(&orders, records, sticky, 0, &options).await.unwrap().acknowledged().await
+        node.producer
+            .enqueue(&orders, records, sticky, &mut Progress::default(), &options)
+            .await
+            .unwrap()
+            .acknowledged()
+            .await
     };
     let (first, second) = (send("1").await.unwrap(), send("1").await.unwrap());
     assert!(!first.replayed && second.replayed);
@@ -76,6 +96,104 @@ async fn a_retry_is_answered_with_the_first_places_and_another_body_is_refused()
 }
 
 #[tokio::test]
+async fn a_producers_records_go_to_one_partition_and_count_on_over_units() {
+    let node = node(2).await;
+    let orders = topic(&node, "orders", 4).await;
+    let sequenced = |sequence| ProduceOptions {
+        idempotency: Some(Idempotency::of_producer(&orders, "p", 0, sequence)),
+        ..ProduceOptions::default()
+    };
+    let options = sequenced(7);
+    let sticky = node.producer.sticky_partition(&orders, &options);
+    assert_eq!(sticky, node.producer.sticky_partition(&orders, &sequenced(9)), "whatever the sequence");
+    let send = async |records: Vec<NewRecord>, progress: &mut Progress, options: &ProduceOptions| {
+        node.producer.enqueue(&orders, unit(records), sticky, progress, options).await?.acknowledged().await
+    };
+    let mut progress = Progress::default();
+    let first = vec![keyed(None, "1"), keyed(None, "2")];
+    let first = send(first, &mut progress, &options).await.unwrap();
+    let second = send(vec![keyed(None, "3")], &mut progress, &options).await.unwrap();
+    assert_eq!((first.runs[0].partition, second.runs[0].base_offset), (sticky, Offset::new(2)));
+    let elsewhere = ["a", "b", "c", "d", "e", "f", "g", "h"]
+        .into_iter()
+        .find(|key| partition_for_key(key.as_bytes(), 4) != sticky)
+        .unwrap();
+    let refused = send(vec![keyed(Some(elsewhere), "4")], &mut progress, &options).await.unwrap_err();
+    assert!(matches!(refused, ProduceError::SeveralPartitions { index: 0 }), "{refused:?}");
+    let both = vec![keyed(None, "4"), keyed(Some(elsewhere), "5")];
+    let refused = send(both, &mut Progress::default(), &sequenced(10)).await.unwrap_err();
+    assert!(matches!(refused, ProduceError::SeveralPartitions { index: 1 }), "{refused:?}");
+    let gap = send(vec![keyed(None, "4")], &mut Progress::default(), &sequenced(11)).await.unwrap_err();
+    assert!(
+        matches!(gap, ProduceError::Append(AppendError::SequenceGap { expected: 10 })),
+        "{gap:?}: the two refused units took no sequence"
+    );
+    // Sequences are those of a partition: in another one the producer is not known.
+    let apart = send(vec![keyed(Some(elsewhere), "5")], &mut Progress::default(), &sequenced(99)).await;
+    assert!(!apart.unwrap().replayed);
+}
+
+#[tokio::test]
+async fn names_of_requests_and_producers_never_meet() {
+    let node = node(1).await;
+    let orders = topic(&node, "orders", 1).await;
+    let name = "orders".parse().unwrap();
+    let ids = [
+        Idempotency::of_request(&name, &orders, "a").id(),
+        Idempotency::of_producer(&orders, "a", 0, 0).id(),
+        Idempotency::of_producer(&orders, "b", 0, 0).id(),
+        idempotency::id_in_partition(Idempotency::of_producer(&orders, "a", 0, 0).id(), PartitionId::new(0)),
+        idempotency::id_in_partition(Idempotency::of_producer(&orders, "a", 0, 0).id(), PartitionId::new(1)),
+        idempotency::id_in_partition(Idempotency::of_producer(&orders, "b", 0, 0).id(), PartitionId::new(0)),
+    ];
+    let distinct: std::collections::HashSet<u128> = ids.into_iter().collect();
+    assert_eq!(distinct.len(), ids.len());
+    assert_eq!(
+        Idempotency::of_producer(&orders, "a", 1, 5).id(),
+        ids[1],
+        "epoch and sequence do not name it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_for_its_first_attempt_until_its_own_deadline() {
+    let faulty = FaultyStore::new(Store::open(&StoreUrl::Memory).await.unwrap().objects(), 1);
+    let store = Store::with_objects(Arc::new(faulty.clone()), false);
+    let at = ShardStore { store, keys: Keys::new(""), cluster: ClusterId::new(1), shard: ShardId::new(0) };
+    let options = LeaderOptions {
+        clock: Arc::new(SystemClock),
+        journal: None,
+        signals: Signals::default(),
+        flush_linger: log_limits::FLUSH_LINGER,
+        unflushed_bytes_max: log_limits::SHARD_UNFLUSHED_BYTES_MAX,
+    };
+    let (shard, _task) = Shard::open(at, options, StdRng::seed_from_u64(1)).await.unwrap();
+    shard.recovered(false, Vec::new()).await.unwrap();
+    let shards = Arc::new(Shards::new(vec![shard], Signals::default()));
+    let producer = Producer::new(shards, Arc::new(SystemClock));
+    let node = node(1).await;
+    let orders = topic(&node, "orders", 1).await;
+    let options = ProduceOptions {
+        idempotency: Some(Idempotency::of_producer(&orders, "p", 0, 0)),
+        ..ProduceOptions::default()
+    };
+    let send = async || {
+        let (records, mut progress) = (unit([record(0, "a")]), Progress::default());
+        producer.enqueue(&orders, records, PartitionId::new(0), &mut progress, &options).await.unwrap()
+    };
+    let hold = faulty.hold(Operation::Create, Moment::Request);
+    let (first, again) = (send().await, send().await);
+    let begun = tokio::time::Instant::now();
+    let (first, again) = tokio::join!(first.acknowledged(), again.acknowledged());
+    assert!(begun.elapsed() >= limits::PRODUCE_WAIT_MAX);
+    assert!(matches!(first, Err(ProduceError::Append(AppendError::TimedOut))), "{first:?}");
+    assert!(matches!(again, Err(ProduceError::Append(AppendError::InProgress))), "{again:?}");
+    let later = send().await;
+    hold.release();
+    assert!(later.acknowledged().await.unwrap().replayed);
+}
+
+#[tokio::test]
 async fn a_unit_that_only_some_shards_stored_is_neither_stored_nor_not() {
     let node = node(2).await;
     let orders = topic(&node, "orders", 2).await;
@@ -83,7 +201,12 @@ async fn a_unit_that_only_some_shards_stored_is_neither_stored_nor_not() {
     let both = async |options: ProduceOptions| {
         let sticky = PartitionId::new(0);
         let records = unit([record(0, "x"), record(1, "y")]);
-        node.producer.enqueue(&orders, records, sticky, 0, &options).await.unwrap().acknowledged().await
+        node.producer
+            .enqueue(&orders, records, sticky, &mut Progress::default(), &options)
+            .await
+            .unwrap()
+            .acknowledged()
+            .await
     };
     // One expectation for both partitions: only the empty one meets it.
     let expected = Some(Offset::ZERO);
@@ -101,8 +224,10 @@ async fn a_drained_node_stores_nothing_and_says_so() {
     let orders = topic(&node, "orders", 1).await;
     node.begin_stop();
     let options = ProduceOptions::default();
-    let refused =
-        node.producer.enqueue(&orders, unit([record(0, "a")]), PartitionId::new(0), 0, &options).await;
+    let refused = node
+        .producer
+        .enqueue(&orders, unit([record(0, "a")]), PartitionId::new(0), &mut Progress::default(), &options)
+        .await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.outcome(), Outcome::NotApplied);
     assert!(matches!(refused, ProduceError::Append(AppendError::Draining)), "{refused:?}");

@@ -10,9 +10,9 @@ use crate::model::{Offset, Timestamp};
 /// One append of one producer to one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DedupeEntry {
-    /// Who: a `Producer-Id`, or the hash of an `Idempotency-Key` with its credential and topic.
+    /// Who: the hash of a producer in a partition, or of a request, each with its topic.
     pub id: u128,
-    /// Incarnation of the producer; a lower one than the newest is fenced.
+    /// Incarnation of the producer, a lower one than the newest is fenced; 0 for a request.
     pub producer_epoch: i16,
     /// Sequence of its first record, or the number of the unit.
     pub first_sequence: u32,
@@ -58,6 +58,11 @@ impl DedupeEntry {
         };
         decoder.ensure(entry.count > 0, "dedupe count")?;
         Ok(entry)
+    }
+
+    /// Returns the sequence after its last record, when sequences count records; 0 follows the highest.
+    pub fn next_sequence(&self) -> u32 {
+        self.first_sequence.wrapping_add(self.count)
     }
 
     /// Returns the offset after its last record.

@@ -60,11 +60,12 @@ pub struct NewBatch {
 /// Names an append, so that a retry of it is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dedupe {
-    /// The producer, or the hash of credential, topic and idempotency key.
+    /// Hash of what names the producer and the partition, or the request.
     pub id: u128,
-    /// The producer's epoch; 0 for an idempotency key.
-    pub producer_epoch: i16,
-    /// The first sequence of a producer, or the number of the unit in its request.
+    /// The epoch of a producer, whose appends continue each other; none for a request, each of whose units stands for
+    /// itself.
+    pub producer_epoch: Option<i16>,
+    /// The sequence of a producer's first record, or the number of the unit in its request.
     pub first_sequence: u32,
     /// Tells a retry from another body under the same name.
     pub body_hash: u64,
@@ -75,7 +76,7 @@ pub struct Dedupe {
 pub struct Append {
     /// At most one per partition.
     pub batches: Vec<NewBatch>,
-    /// The name of the append, if it has one.
+    /// The name of the append, if it has one. That of a producer goes with a single batch.
     pub dedupe: Option<Dedupe>,
     /// When it is acknowledged.
     pub level: Durability,
@@ -140,6 +141,25 @@ pub enum AppendError {
     /// The name of the append was used for another body.
     #[error("append was seen with another body")]
     Mismatch,
+    /// The producer goes on with another sequence, and this is no retry of an append that is still known. What lies
+    /// between has to be sent first.
+    #[error("sequence does not continue the producer's records: expected={expected}")]
+    SequenceGap {
+        /// The sequence of its next record.
+        expected: u32,
+    },
+    /// Somebody goes on under the producer's id with a newer epoch.
+    #[error("producer has a newer epoch: current={current}")]
+    ProducerFenced {
+        /// That epoch.
+        current: i16,
+    },
+    /// It repeats an append that is still on its way. A retry waits for that again.
+    #[error("the first attempt is still on its way")]
+    InProgress,
+    /// Not acknowledged in time.
+    #[error("no acknowledgement in time")]
+    TimedOut,
     /// Larger than a unit may be.
     #[error("append is too large: size={size} limit={limit}")]
     TooLarge {
@@ -167,9 +187,12 @@ impl AppendError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Overloaded => ErrorKind::Throttled,
-            Self::Expected { .. } | Self::Mismatch => ErrorKind::Conflict,
+            Self::Expected { .. } | Self::Mismatch | Self::SequenceGap { .. } | Self::InProgress => {
+                ErrorKind::Conflict
+            }
+            Self::ProducerFenced { .. } => ErrorKind::Fenced,
             Self::TooLarge { .. } | Self::Empty => ErrorKind::Invalid,
-            Self::NoLeader { .. } | Self::Draining => ErrorKind::Unavailable,
+            Self::TimedOut | Self::NoLeader { .. } | Self::Draining => ErrorKind::Unavailable,
         }
     }
 
@@ -177,6 +200,7 @@ impl AppendError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::NoLeader { outcome } => *outcome,
+            Self::InProgress | Self::TimedOut => Outcome::Unknown,
             _ => Outcome::NotApplied,
         }
     }

@@ -6,12 +6,13 @@
 //! leader writes further ahead than that gap, so a leader that lost its shard can never reach a number of the next
 //! epoch. Leases and clocks decide who tries to lead; only the create-only PUT on the path decides who wins.
 //!
-//! The deciding parts are pure and do no IO: [`walk`] (the path), [`state`] (offsets and dedupe), [`taker`]
-//! (becoming leader), [`writer`] (a leader's PUTs and acknowledgements) and [`reader`] (following without leading).
+//! The deciding parts are pure and do no IO: [`walk`] (the path), [`state`] (offsets), [`dedupe`] (what
+//! was appended under which name), [`taker`] (becoming leader), [`writer`] (a leader's PUTs and acknowledgements) and [`reader`] (following without leading).
 //! The drivers do the IO: [`open`] runs a taker, [`leader`] a writer beside the journal, [`follow`] a reader, and
 //! [`fetch`] reads what [`partition`] says is where.
 
 pub mod append;
+pub mod dedupe;
 pub mod fetch;
 pub mod follow;
 pub mod frames;

@@ -1,12 +1,11 @@
 //! What a leader must know about its shard: where each partition ends, and which appends it has already seen.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
-use crate::format::dedupe::DedupeEntry;
 use crate::format::snapshot::{PartitionEnd, Snapshot};
 use crate::format::wal_object::{Footer, WalHeader};
-use crate::limits;
 use crate::model::{Offset, Timestamp, TopicPartition, WalSeq};
+use crate::shard::dedupe::DedupeTable;
 use crate::shard::walk::PathFault;
 
 /// Offsets and dedupe entries of a shard at one position of its path.
@@ -87,83 +86,5 @@ impl ShardState {
     /// Returns the appends seen, to add one.
     pub fn dedupe_mut(&mut self) -> &mut DedupeTable {
         &mut self.dedupe
-    }
-}
-
-/// What the table knows about an append.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    /// Nothing: it is new, or older than the table reaches.
-    New,
-    /// It was appended before, at these places.
-    Duplicate(Vec<(TopicPartition, DedupeEntry)>),
-    /// Its id and sequence were used for another body.
-    Mismatch,
-}
-
-/// Appends seen, by producer id and first sequence. Bounded by age and number, oldest out first.
-#[derive(Debug, Clone, Default)]
-pub struct DedupeTable {
-    places: HashMap<(u128, u32), Vec<(TopicPartition, DedupeEntry)>>,
-    oldest_first: VecDeque<(Timestamp, (u128, u32))>,
-    len: usize,
-}
-
-impl DedupeTable {
-    /// Returns the number of entries.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Tells whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Looks an append up.
-    pub fn check(&self, id: u128, first_sequence: u32, body_hash: u64) -> Seen {
-        match self.places.get(&(id, first_sequence)) {
-            None => Seen::New,
-            Some(places) if places.iter().all(|(_, e)| e.body_hash == body_hash) => {
-                Seen::Duplicate(places.clone())
-            }
-            Some(_) => Seen::Mismatch,
-        }
-    }
-
-    /// Adds an append. Several partitions of one append share its id and sequence.
-    pub fn insert(&mut self, partition: TopicPartition, entry: DedupeEntry) {
-        let key = (entry.id, entry.first_sequence);
-        let places = self.places.entry(key).or_default();
-        if places.is_empty() {
-            self.oldest_first.push_back((entry.append_time, key));
-        }
-        places.push((partition, entry));
-        self.len += 1;
-        while self.len > limits::DEDUPE_ENTRIES_MAX {
-            self.drop_oldest();
-        }
-    }
-
-    /// Drops entries that are older than [`limits::DEDUPE_AGE_MAX`] at this append time.
-    pub fn expire(&mut self, now: Timestamp) {
-        let age = i64::try_from(limits::DEDUPE_AGE_MAX.as_millis()).unwrap_or(i64::MAX);
-        while self
-            .oldest_first
-            .front()
-            .is_some_and(|(t, _)| t.as_millis().saturating_add(age) < now.as_millis())
-        {
-            self.drop_oldest();
-        }
-    }
-
-    /// Returns all entries, oldest first.
-    pub fn in_order(&self) -> impl Iterator<Item = (TopicPartition, DedupeEntry)> {
-        self.oldest_first.iter().filter_map(|(_, key)| self.places.get(key)).flatten().copied()
-    }
-
-    fn drop_oldest(&mut self) {
-        let Some((_, key)) = self.oldest_first.pop_front() else { return };
-        self.len -= self.places.remove(&key).map_or(0, |places| places.len());
     }
 }

@@ -152,9 +152,6 @@ pub(in crate::http) struct ProduceParameters {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes parameters")]
 pub(in crate::http) struct ProduceHeaders {
-    /// Names the request: sent again with the same body within 24 hours it is stored once.
-    #[param(rename = "Idempotency-Key", example = "order-7", pattern = "^[!-~]{1,256}$")]
-    idempotency_key: Option<String>,
     /// How the body is compressed.
     #[param(rename = "Content-Encoding", inline, example = "identity")]
     content_encoding: Option<BodyEncoding>,

@@ -47,8 +47,8 @@ problem_sets! {
     OffsetsProblems [TopicNotFound StorageUnavailable]
     /// Appending records.
     ProduceProblems [
-        BadJson TopicNotFound PartitionNotFound PreconditionFailed TooLarge UnsupportedMediaType
-        IdempotencyMismatch Draining StorageUnavailable NoLeader
+        BadJson ProducerFenced TopicNotFound PartitionNotFound SequenceGap InProgress PreconditionFailed TooLarge
+        UnsupportedMediaType IdempotencyMismatch Draining StorageUnavailable NoLeader
     ]
     /// Reading records.
     ReadProblems [

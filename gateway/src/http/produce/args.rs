@@ -11,11 +11,12 @@ use crate::http::App;
 use crate::http::error::{partition_not_found, topic_not_found};
 use crate::http::extract::{ProduceFormat, Query, produce_format};
 use crate::http::problem::{Code, Problem};
+use crate::http::produce::idempotency::idempotency;
 use crate::http::produce::key_path::KeyPath;
 use crate::http::read::bad;
 use crate::http::wire::ndjson::{Line, validate_json};
 use crate::http::wire::records_in::parse_record;
-use crate::produce::{Idempotency, NewRecord, ProduceOptions};
+use crate::produce::{NewRecord, ProduceOptions};
 
 pub(in crate::http) const PARAMETERS: [&str; 9] =
     ["key", "key_path", "partition", "timestamp", "tombstone", "format", "receipt", "durability", "header.*"];
@@ -205,24 +206,4 @@ fn record_headers(headers: &HeaderMap, query: &Query) -> Result<Vec<Header>, Pro
         return Err(Problem::new(Code::BadParameter, "too many record headers"));
     }
     Ok(found)
-}
-
-/// Names a request by topic and key: the same for every retry through any gateway.
-fn idempotency(headers: &HeaderMap, name: &TopicName, topic: &Topic) -> Result<Option<Idempotency>, Problem> {
-    let Some(key) = header_text(headers, "idempotency-key")? else { return Ok(None) };
-    if key.is_empty() {
-        let detail = "an idempotency key is not empty";
-        return Err(Problem::new(Code::BadParameter, detail).with("header", "Idempotency-Key"));
-    }
-    let mut hash = forebay_log::format::codec::Hash64::new();
-    let mut half = |salt: u8| {
-        hash.update(&[salt]);
-        hash.update(&topic.id.to_bytes());
-        hash.update(name.as_str().as_bytes());
-        hash.update(&[0]);
-        hash.update(key.as_bytes());
-        hash.clone().finish()
-    };
-    let (high, low) = (u128::from(half(1)), u128::from(half(2)));
-    Ok(Some(Idempotency { id: (high << 64) | low }))
 }

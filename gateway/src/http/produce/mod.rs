@@ -2,6 +2,7 @@
 
 mod args;
 mod body;
+mod idempotency;
 mod key_path;
 mod receipt;
 mod units;
@@ -22,10 +23,11 @@ use crate::http::read::bad;
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::records_in::parse_records;
 use crate::limits;
-use crate::produce::{NewRecord, Produced, Unit};
+use crate::produce::{NewRecord, Produced, Progress, Unit};
 
 use args::ProduceArgs;
 use body::Lines;
+use idempotency::IdempotencyHeaders;
 use receipt::receipt;
 
 #[cfg(test)]
@@ -66,7 +68,7 @@ struct NewRecordObject {
 #[utoipa::path(post, path = super::paths::RECORDS, tag = "records", params(TopicPath,
     ("partition" = Option<u16>, Query, maximum = 511, example = 0,
         description = "partition of the records; also the header `Forebay-Partition`"),
-    ProduceParameters, ProduceHeaders),
+    ProduceParameters, ProduceHeaders, IdempotencyHeaders),
     request_body(description = "one record, lines, or record objects", content(
         (Vec<u8> = "*/*", example = "hello"),
         (String = "application/x-ndjson", example = "{\"id\":8}\n{\"id\":9}\n"),
@@ -85,7 +87,7 @@ pub(super) async fn produce(
 #[utoipa::path(post, path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
     ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$", example = "\"17\"",
         description = "the partition's next offset, quoted"),
-    ProduceParameters, ProduceHeaders),
+    ProduceParameters, ProduceHeaders, IdempotencyHeaders),
     request_body(description = "one record, lines, or record objects", content(
         (Vec<u8> = "*/*", example = "hello"),
         (String = "application/x-ndjson", example = "{\"id\":8}\n{\"id\":9}\n"),
@@ -147,7 +149,8 @@ async fn one_unit(app: &App, args: &ProduceArgs, unit: Unit) -> Result<(Produced
         return Err(Problem::new(Code::BadParameter, "the request holds no record"));
     }
     let count = unit.len() as u64;
-    let enqueued = app.producer.enqueue(&args.topic, unit, args.sticky, 0, &args.options).await?;
+    let mut progress = Progress::default();
+    let enqueued = app.producer.enqueue(&args.topic, unit, args.sticky, &mut progress, &args.options).await?;
     Ok((enqueued.acknowledged().await?, count))
 }
 

@@ -8,7 +8,7 @@ use crate::http::produce::args::ProduceArgs;
 use crate::http::produce::body::Lines;
 use crate::http::wire::ndjson::Line;
 use crate::limits;
-use crate::produce::{Enqueued, NewRecord, Produced, Unit};
+use crate::produce::{Enqueued, NewRecord, Produced, Progress, Unit};
 
 /// Applies a body of lines. Returns where all of it is, and how many records that are.
 pub(super) async fn apply(
@@ -43,7 +43,7 @@ struct Units<'a> {
     app: &'a App,
     args: &'a ProduceArgs,
     waiting: VecDeque<Sent>,
-    sent: u32,
+    progress: Progress,
     /// The last line of the units stored without a gap from the first on, and their records.
     stored_lines: u64,
     stored_records: u64,
@@ -60,7 +60,7 @@ impl<'a> Units<'a> {
             app,
             args,
             waiting: VecDeque::new(),
-            sent: 0,
+            progress: Progress::default(),
             stored_lines: 0,
             stored_records: 0,
             total: Produced::default(),
@@ -94,8 +94,8 @@ impl<'a> Units<'a> {
     }
 
     /// Returns the next line. When a body of unknown length pauses, what was read of it is sent off first: whoever
-    /// pipes a growing file into a topic sees its lines there. Not under an idempotency key, for a retry has to be cut
-    /// at the same places, nor in a conditional append, which is one unit.
+    /// pipes a growing file into a topic sees its lines there. Not when it may be a retry, which has to be cut at the
+    /// same places, nor in a conditional append, which is one unit.
     async fn next_line(&mut self, body: &mut Lines, next: &mut LineUnit) -> Result<Option<Line>, Problem> {
         let options = &self.args.options;
         let by_arrival = body.is_endless() && options.idempotency.is_none() && options.expected.is_none();
@@ -113,8 +113,15 @@ impl<'a> Units<'a> {
         body.next_line().await
     }
 
+    /// Returns how many units may be on their way. What may be a retry goes one by one up to its first new unit: should
+    /// it turn out to be another body under a used name, nothing behind the difference is stored.
+    fn window(&self) -> usize {
+        let found_new = self.stored_records > 0 && !self.total.replayed;
+        if self.args.options.idempotency.is_none() || found_new { limits::UNITS_IN_FLIGHT_MAX } else { 1 }
+    }
+
     async fn send(&mut self, LineUnit { unit, lines }: LineUnit) -> Result<(), Problem> {
-        while self.waiting.len() >= limits::UNITS_IN_FLIGHT_MAX {
+        while self.waiting.len() >= self.window() {
             self.settle_one().await;
         }
         if self.failed.is_some() {
@@ -122,7 +129,7 @@ impl<'a> Units<'a> {
         }
         let (records, last_line) = (unit.len() as u64, lines.last().copied().unwrap_or_default());
         let ProduceArgs { topic, sticky, options, .. } = self.args;
-        let enqueued = self.app.producer.enqueue(topic, unit, *sticky, self.sent, options).await;
+        let enqueued = self.app.producer.enqueue(topic, unit, *sticky, &mut self.progress, options).await;
         let enqueued = enqueued.map_err(|error| {
             let line = error.index().and_then(|index| lines.get(index).copied());
             let problem = Problem::from(error);
@@ -131,7 +138,6 @@ impl<'a> Units<'a> {
                 None => problem,
             }
         })?;
-        self.sent += 1;
         self.waiting.push_back(Sent { enqueued, records, last_line });
         Ok(())
     }

@@ -3,13 +3,14 @@
 mod problems;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
 use bytes::Bytes;
 use forebay_log::clock::ManualClock;
-use forebay_log::model::Timestamp;
+use forebay_log::model::{PartitionId, Timestamp};
 use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -54,6 +55,33 @@ async fn a_mistake_behind_a_unit_names_its_line_and_what_is_stored_and_a_retry_c
     assert_eq!(again.json()["cursor"], receipt["cursor"]);
     let refused = send(two_units().replacen('0', "1", 1)).await.expect(422).json();
     assert_eq!(refused["effect"], "none", "{refused}");
+}
+
+/// The client of a connection whose server does not read on has to wait.
+#[tokio::test]
+async fn a_body_is_read_no_further_ahead_of_the_log_than_its_units_under_way() {
+    const LINES: u64 = 1_000;
+    let node = with_orders(1).await;
+    let orders = node.topics.get(&"orders".parse().unwrap()).unwrap();
+    let log = node.shards.log(&orders, PartitionId::new(0)).unwrap();
+    for key in [None, Some("k")] {
+        let furthest = Arc::new(AtomicU64::new(0));
+        let (log, seen, stored_before) =
+            (Arc::clone(&log), Arc::clone(&furthest), log.high_watermark().get());
+        let pieces = (1..=200).map(move |number| {
+            let stored = log.high_watermark().get() - stored_before;
+            seen.fetch_max(number * LINES - stored, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(Bytes::from("1\n".repeat(LINES as usize)))
+        });
+        let request = Request::post(RECORDS).header("content-type", "application/x-ndjson");
+        let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
+        let body = Body::from_stream(futures::stream::iter(pieces));
+        let answer = call(&node, request.body(body).unwrap()).await.expect(201).json();
+        assert_eq!(answer["count"], 200 * LINES);
+        let units = (limits::UNITS_IN_FLIGHT_MAX + 2) * forebay_log::limits::UNIT_RECORDS_MAX;
+        let furthest = furthest.load(Ordering::Relaxed);
+        assert!(furthest <= units as u64, "{furthest} lines were read and not stored");
+    }
 }
 
 #[tokio::test]

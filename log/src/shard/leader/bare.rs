@@ -151,7 +151,9 @@ impl BareLeader {
             replies.push(receiver);
             let room = Arc::clone(&self.room).try_acquire_owned();
             let room = room.expect("the semaphore is never closed nor used up");
-            if let Judged::Duplicate(waiter) = turn.take(Queued { append, reply, room }) {
+            if let Judged::Duplicate(waiter) =
+                turn.take(Queued { append, reply, repeats: Arc::default(), room })
+            {
                 duplicates.push(waiter);
             }
         }

@@ -15,6 +15,7 @@ mod tests;
 mod turn;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -73,6 +74,8 @@ pub enum RecoverError {
 struct Queued {
     append: Append,
     reply: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Set when it is found to repeat an append.
+    repeats: Arc<AtomicBool>,
     room: OwnedSemaphorePermit,
 }
 
@@ -86,7 +89,10 @@ enum Command {
 
 /// An append on its way.
 #[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<Result<Appended, AppendError>>);
+pub struct Receipt {
+    answer: oneshot::Receiver<Result<Appended, AppendError>>,
+    repeats: Arc<AtomicBool>,
+}
 
 impl Receipt {
     /// Waits until the append is as durable as it asks.
@@ -94,7 +100,21 @@ impl Receipt {
     /// # Errors
     /// [`AppendError`]; its outcome says whether a retry may duplicate.
     pub async fn acknowledged(self) -> Result<Appended, AppendError> {
-        self.0.await.unwrap_or(Err(AppendError::NoLeader { outcome: Outcome::Unknown }))
+        self.answer.await.unwrap_or(Err(AppendError::NoLeader { outcome: Outcome::Unknown }))
+    }
+
+    /// Waits as [`Self::acknowledged`] does, but no longer than this.
+    ///
+    /// # Errors
+    /// [`AppendError`]; at the end of the wait [`AppendError::InProgress`] if it repeats an append that is still on its
+    /// way, else [`AppendError::TimedOut`].
+    pub async fn acknowledged_within(self, wait: Duration) -> Result<Appended, AppendError> {
+        let repeats = Arc::clone(&self.repeats);
+        let answer = tokio::time::timeout(wait, self.acknowledged()).await;
+        answer.unwrap_or_else(|_| {
+            let repeats = repeats.load(Ordering::Relaxed);
+            Err(if repeats { AppendError::InProgress } else { AppendError::TimedOut })
+        })
     }
 }
 
@@ -171,15 +191,17 @@ impl Shard {
         append.check()?;
         let permits = u32::try_from(append.size_bytes() / PERMIT_BYTES + 1).unwrap_or(u32::MAX);
         let (reply, answer) = oneshot::channel();
+        let repeats = Arc::new(AtomicBool::new(false));
+        let receipt = Receipt { answer, repeats: Arc::clone(&repeats) };
         let admitted = async {
             let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
             let room = room.map_err(|_| AppendError::Draining)?;
             let no_leader = AppendError::NoLeader { outcome: Outcome::NotApplied };
-            self.queue.send(Queued { append, reply, room }).await.map_err(|_| no_leader)
+            self.queue.send(Queued { append, reply, repeats, room }).await.map_err(|_| no_leader)
         };
         let admitted = tokio::time::timeout(limits::ADMISSION_WAIT_MAX, admitted).await;
         admitted.map_err(|_| AppendError::Overloaded)??;
-        Ok(Receipt(answer))
+        Ok(receipt)
     }
 
     /// Appends a unit, all or nothing, and waits until it is as durable as it asks.

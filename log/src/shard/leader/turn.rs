@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -12,10 +13,11 @@ use crate::format::record_batch;
 use crate::limits;
 use crate::model::{Compression, LeaderEpoch, Offset, Record, Timestamp, TimestampType, TopicPartition};
 use crate::shard::append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch, Placement};
+use crate::shard::dedupe::Seen;
 use crate::shard::leader::Queued;
 use crate::shard::leader::pending::{PendingFrame, PlacedBatch, Waiter};
 use crate::shard::partition::PartitionLog;
-use crate::shard::state::{Seen, ShardState};
+use crate::shard::state::ShardState;
 
 /// What one turn decides for one append.
 #[derive(Debug)]
@@ -66,10 +68,13 @@ impl<'a> Turn<'a> {
 
     /// Judges an append and takes it into the frame. A refused one is answered here and changes nothing.
     pub(super) fn take(&mut self, queued: Queued) -> Judged {
-        let Queued { append: Append { batches, dedupe, level }, reply, room } = queued;
+        let Queued { append: Append { batches, dedupe, level }, reply, repeats, room } = queued;
         match self.judge(&batches, dedupe) {
             Ok(None) => {}
-            Ok(Some(appended)) => return Judged::Duplicate(Waiter { reply, appended, level }),
+            Ok(Some(appended)) => {
+                repeats.store(true, Ordering::Relaxed);
+                return Judged::Duplicate(Waiter { reply, appended, level });
+            }
             Err(error) => {
                 // The client may have gone.
                 let _ = reply.send(Err(error));
@@ -88,9 +93,13 @@ impl<'a> Turn<'a> {
 
     fn judge(&self, batches: &[NewBatch], dedupe: Option<Dedupe>) -> Result<Option<Appended>, AppendError> {
         if let Some(name) = dedupe {
-            match self.state.dedupe().check(name.id, name.first_sequence, name.body_hash) {
+            let of_one_partition = name.producer_epoch.is_none() || batches.len() == 1;
+            debug_assert!(of_one_partition, "a producer's sequences are those of one partition");
+            match self.state.dedupe().check(&name) {
                 Seen::New => {}
                 Seen::Mismatch => return Err(AppendError::Mismatch),
+                Seen::Gap { expected } => return Err(AppendError::SequenceGap { expected }),
+                Seen::Fenced { current } => return Err(AppendError::ProducerFenced { current }),
                 Seen::Duplicate(places) => {
                     let placement = |(partition, entry): (TopicPartition, DedupeEntry)| Placement {
                         partition,
@@ -124,7 +133,7 @@ impl<'a> Turn<'a> {
         self.state.advance(partition, end, Timestamp::MIN);
         let entry = dedupe.map(|name| DedupeEntry {
             id: name.id,
-            producer_epoch: name.producer_epoch,
+            producer_epoch: name.producer_epoch.unwrap_or(0),
             first_sequence: name.first_sequence,
             base_offset,
             count,

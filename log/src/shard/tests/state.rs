@@ -1,47 +1,5 @@
 use super::*;
-use crate::limits;
-use crate::shard::state::{DedupeTable, Seen, ShardState};
-
-#[test]
-fn a_table_tells_new_from_seen_from_misused() {
-    let mut table = DedupeTable::default();
-    table.insert(partition(0), dedupe(1, 0, 10));
-    table.insert(partition(1), dedupe(1, 0, 10));
-    assert_eq!(table.check(1, 1, 99), Seen::New);
-    assert_eq!(table.check(2, 0, 99), Seen::New);
-    assert_eq!(table.check(1, 0, 98), Seen::Mismatch);
-    let places = vec![(partition(0), dedupe(1, 0, 10)), (partition(1), dedupe(1, 0, 10))];
-    assert_eq!(table.check(1, 0, 99), Seen::Duplicate(places));
-    assert_eq!(table.len(), 2);
-}
-
-#[test]
-fn a_table_forgets_what_is_older_than_a_day() {
-    let day = i64::try_from(limits::DEDUPE_AGE_MAX.as_millis()).unwrap();
-    let mut table = DedupeTable::default();
-    for (sequence, time) in [(0, 0), (1, 1), (2, 5)] {
-        table.insert(partition(0), dedupe(1, sequence, time));
-    }
-    table.expire(Timestamp::from_millis(day));
-    assert_eq!(table.len(), 3, "a day old is not older than a day");
-    table.expire(Timestamp::from_millis(day + 2));
-    assert_eq!(table.check(1, 1, 99), Seen::New);
-    assert!(matches!(table.check(1, 2, 99), Seen::Duplicate(_)));
-    assert_eq!(table.len(), 1);
-}
-
-#[test]
-fn a_full_table_forgets_the_oldest() {
-    let mut table = DedupeTable::default();
-    let max = u32::try_from(limits::DEDUPE_ENTRIES_MAX).unwrap();
-    for sequence in 0..=max {
-        table.insert(partition(0), dedupe(1, sequence, 10));
-    }
-    assert_eq!(table.len(), limits::DEDUPE_ENTRIES_MAX);
-    assert_eq!(table.check(1, 0, 99), Seen::New);
-    assert!(matches!(table.check(1, 1, 99), Seen::Duplicate(_)));
-    assert!(matches!(table.check(1, max, 99), Seen::Duplicate(_)));
-}
+use crate::shard::state::ShardState;
 
 #[test]
 fn a_state_comes_back_from_its_snapshot() {

@@ -159,8 +159,8 @@ async fn a_full_journal_makes_the_store_acknowledge_in_order() {
     hold.arrived(1).await;
     let mut behind = node.enqueue(local(unit(0, &["b"]))).await;
     tokio::task::yield_now().await;
-    assert!((&mut refused.0).now_or_never().is_none());
-    assert!((&mut behind.0).now_or_never().is_none(), "a replay would take the one before it for lost");
+    assert!((&mut refused.answer).now_or_never().is_none());
+    assert!((&mut behind.answer).now_or_never().is_none(), "a replay would take the one before it for lost");
     hold.release();
     assert_eq!(refused.acknowledged().await.map(|appended| base(&appended)), Ok(0));
     assert_eq!(behind.acknowledged().await.map(|appended| base(&appended)), Ok(1));

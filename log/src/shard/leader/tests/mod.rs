@@ -56,7 +56,7 @@ fn expecting(expected: u64, mut append: Append) -> Append {
 }
 
 fn named(first_sequence: u32, body_hash: u64, mut append: Append) -> Append {
-    append.dedupe = Some(Dedupe { id: 1, producer_epoch: 0, first_sequence, body_hash });
+    append.dedupe = Some(Dedupe { id: 1, producer_epoch: None, first_sequence, body_hash });
     append
 }
 

@@ -20,8 +20,8 @@ async fn acknowledgements_follow_the_store_in_order() {
     let mut second = node.enqueue(unit(0, &["b"])).await;
     tokio::time::sleep(2 * limits::FLUSH_LINGER).await;
     assert_eq!(data_objects(&store).await, 2, "both are stored");
-    assert!((&mut first.0).now_or_never().is_none());
-    assert!((&mut second.0).now_or_never().is_none(), "nothing overtakes");
+    assert!((&mut first.answer).now_or_never().is_none());
+    assert!((&mut second.answer).now_or_never().is_none(), "nothing overtakes");
     assert!(node.read(0).await.is_empty());
     hold.release();
     assert_eq!(base(&first.acknowledged().await.unwrap()), 0);
@@ -165,12 +165,28 @@ async fn a_retry_waits_for_its_own_unfinished_append() {
     hold.arrived(1).await;
     let mut again = node.enqueue(named(0, 9, unit(0, &["a"]))).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!((&mut again.0).now_or_never().is_none());
+    assert!((&mut again.answer).now_or_never().is_none());
     hold.release();
     let (first, again) = (first.acknowledged().await.unwrap(), again.acknowledged().await.unwrap());
     assert_eq!(first.placements, again.placements);
     assert_eq!((first.replayed, again.replayed), (false, true));
     assert_eq!(node.read(0).await, numbered(&["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn out_of_time_a_retry_is_told_that_the_first_attempt_is_under_way() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
+    let first = node.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    let again = node.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    let wait = Duration::from_secs(30);
+    let answers = tokio::join!(first.acknowledged_within(wait), again.acknowledged_within(wait));
+    assert_eq!(answers, (Err(AppendError::TimedOut), Err(AppendError::InProgress)));
+    hold.release();
+    let later = node.enqueue(named(0, 9, unit(0, &["a"]))).await;
+    let answer = later.acknowledged_within(wait).await.unwrap();
+    assert_eq!((base(&answer), answer.replayed), (0, true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +219,7 @@ async fn local_appends_are_acknowledged_by_the_journal_and_read_once_stored() {
     let hold = faulty.hold(Operation::Create, Moment::Request);
     let mut object = node.enqueue(unit(0, &["a"])).await;
     node.append(local(unit(0, &["b"]))).await.unwrap();
-    assert!((&mut object.0).now_or_never().is_none());
+    assert!((&mut object.answer).now_or_never().is_none());
     assert!(node.read(0).await.is_empty());
     hold.release();
     object.acknowledged().await.unwrap();

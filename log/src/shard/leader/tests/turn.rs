@@ -19,7 +19,7 @@ fn turn(state: &mut ShardState, units: Vec<Append>) -> (PendingFrame, Vec<(Judge
     for append in units {
         let (reply, answer) = oneshot::channel();
         let room = Arc::clone(&semaphore).try_acquire_owned().unwrap();
-        judged.push((turn.take(Queued { append, reply, room }), answer));
+        judged.push((turn.take(Queued { append, reply, repeats: Arc::default(), room }), answer));
     }
     let frame = turn.finish(LeaderEpoch::new(1), |partition| Arc::new(PartitionLog::new(partition)));
     (frame, judged)
@@ -101,6 +101,38 @@ fn a_retry_is_recognised_within_a_turn_and_after_it() {
     assert!(matches!(misused, Judged::Refused));
     assert_eq!(answer.now_or_never().unwrap().unwrap(), Err(AppendError::Mismatch));
     assert_eq!(runs(&later.0), [(0, 2, 3)]);
+}
+
+#[test]
+fn a_producers_units_are_judged_one_behind_the_other() {
+    let of = |epoch, sequence, body, values: &[&str]| {
+        let name = Dedupe { id: 1, producer_epoch: Some(epoch), first_sequence: sequence, body_hash: body };
+        Append { dedupe: Some(name), ..unit(0, values) }
+    };
+    let units = vec![
+        of(0, 5, 1, &["a", "b"]),
+        of(0, 7, 2, &["c"]),
+        of(0, 9, 3, &["ahead"]),
+        of(0, 5, 1, &["a", "b"]),
+        of(0, 5, 9, &["other"]),
+        of(1, 0, 4, &["d"]),
+        of(0, 8, 5, &["late"]),
+    ];
+    let (frame, judged) = turn(&mut ShardState::default(), units);
+    assert_eq!(runs(&frame), [(0, 0, 4)]);
+    assert_eq!(frame.batches[0].dedupe.len(), 3, "each append keeps its own entry");
+    let answers: Vec<_> = judged
+        .into_iter()
+        .map(|(judged, answer)| match judged {
+            Judged::Staged => "staged".to_owned(),
+            Judged::Duplicate(waiter) => format!("duplicate at {}", base(&waiter.appended)),
+            Judged::Refused => answer.now_or_never().unwrap().unwrap().unwrap_err().to_string(),
+        })
+        .collect();
+    let gap = AppendError::SequenceGap { expected: 8 }.to_string();
+    let fenced = AppendError::ProducerFenced { current: 1 }.to_string();
+    let mismatch = AppendError::Mismatch.to_string();
+    assert_eq!(answers, ["staged", "staged", &gap, "duplicate at 0", &mismatch, "staged", &fenced]);
 }
 
 #[test]
