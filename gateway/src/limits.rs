@@ -41,6 +41,13 @@ pub const ENCODE_BYTES_MIN: usize = 16 * KIB;
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Characters of an `Idempotency-Key` or a `Producer-Id`.
 pub const IDEMPOTENCY_NAME_LEN_MAX: usize = 256;
+/// Characters of a content type: it is stored with the record, and is a header of answers.
+pub const CONTENT_TYPE_LEN_MAX: usize = 256;
+/// Characters of the name of a CloudEvents attribute. The specification advises 20.
+pub const EVENT_ATTRIBUTE_NAME_LEN_MAX: usize = 128;
+/// Bytes of the names and values of one event's attributes: what the specification has every intermediary forward, and
+/// a bound for the headers of an answer.
+pub const EVENT_ATTRIBUTES_BYTES_MAX: usize = 64 * KIB;
 /// Records up to which a receipt names each record.
 pub const RECEIPT_RECORDS_MAX: usize = 100;
 

@@ -1,6 +1,7 @@
 //! The HTTP API as clients see it: the real binary, one server per test, every claim checked from outside.
 
 mod access_log;
+mod cloudevents;
 mod conditional;
 mod errors;
 mod idempotency;

@@ -3,6 +3,8 @@
 //!
 //! A client is a program that takes the server's URL and the path of a stream, prints `open` whenever a stream has
 //! opened and `record <id> <data>` for each record, and ends with its standard input.
+//!
+//! Beside them, real CloudEvents packages: each sends events in all three modes and reads them back in all three.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,29 @@ async fn npm_launchdarkly_eventsource_misses_and_repeats_nothing() {
 async fn python_httpx_sse_misses_and_repeats_nothing() {
     let python = here().join("../.tools/venv/bin/python");
     survives_outages(python.to_str().expect("a path of text"), &here().join("httpx_sse_client.py")).await;
+}
+
+#[tokio::test]
+async fn npm_cloudevents_sends_and_reads_all_three_modes() {
+    exchanges_events("node", "cloudevents.mjs").await;
+}
+
+#[tokio::test]
+async fn python_cloudevents_sends_and_reads_all_three_modes() {
+    let python = here().join("../.tools/venv/bin/python");
+    exchanges_events(python.to_str().expect("a path of text"), "cloudevents_client.py").await;
+}
+
+async fn exchanges_events(program: &str, script: &str) {
+    let server = Server::start().await;
+    server.create_topic("events", json!({})).await;
+    let mut command = Command::new(program);
+    command.arg(here().join(script)).arg(server.url()).arg("events").stdin(Stdio::null()).kill_on_drop(true);
+    let output = in_time("the client ends", command.output()).await;
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs the clients"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(text(&output.stdout), "ok\n");
 }
 
 fn here() -> PathBuf {

@@ -12,7 +12,7 @@ use crate::http::service;
 use crate::testing;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 19] = [
     "accept",
     "content-type",
     "content-encoding",
@@ -28,10 +28,12 @@ const NAMES: [&str; 17] = [
     "forebay-timestamp",
     "forebay-header-a",
     "ce-specversion",
+    "ce-id",
+    "ce-time",
     "expect",
     "host",
 ];
-const PARAMETERS: [&str; 20] = [
+const PARAMETERS: [&str; 21] = [
     "after",
     "until",
     "offset",
@@ -42,6 +44,7 @@ const PARAMETERS: [&str; 20] = [
     "header.a",
     "at_least",
     "format",
+    "event",
     "on_gap",
     "last_event_id",
     "topics",
@@ -80,7 +83,7 @@ fn value() -> impl Strategy<Value = String> {
         "[0-9]{1,20}",
         "-?[0-9]{1,3}",
         "a0\\.p?[0-9]-[0-9]{1,3}(\\.end)?",
-        "earliest|latest|true|false|object|local|full|summary|record|value|lines|records|reset|orders",
+        "earliest|latest|true|false|object|local|full|summary|record|value|lines|records|cloudevents|reset|orders",
         "20[0-9]{2}-0[1-9]-[0-9]{2}T[0-9]{2}:00:00Z",
         "(/[a-z0-9~]{0,3}){0,3}",
         "[a-zA-Z0-9.,:;*/\"=+_-]{0,24}",
@@ -99,6 +102,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         Just(Vec::new()),
         "[\\[\\]{}\",:0-9a-z \n]{0,60}".prop_map(String::into_bytes),
         Just(b"{\"records\":[{\"value\":1,\"key\":\"a\"}]}".to_vec()),
+        Just(b"[{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/\",\"type\":\"t\"}]".to_vec()),
         Just(b"{\"partitions\":2,\"retention.ms\":null}".to_vec()),
         vec(any::<u8>(), 0..60),
     ]
@@ -116,6 +120,8 @@ proptest! {
             value(),
             Just("application/x-ndjson".to_owned()),
             Just("application/vnd.forebay.records+json".to_owned()),
+            Just("application/cloudevents+json".to_owned()),
+            Just("application/cloudevents-batch+json".to_owned()),
             Just("application/json".to_owned()),
             Just("gzip".to_owned()),
         ]), 0..4),

@@ -5,7 +5,7 @@ use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use forebay_log::format::record_batch::RecordView;
-use forebay_log::model::{Offset, Topic};
+use forebay_log::model::{Header, Offset, Topic};
 
 use crate::http::App;
 use crate::http::docs::problems::RecordProblems;
@@ -13,14 +13,22 @@ use crate::http::error::{fetch_problem, partition_not_found, topic_not_found};
 use crate::http::extract::{Query, RecordPath};
 use crate::http::problem::{Code, Problem};
 use crate::http::read::{header_value, with_etag};
+use crate::http::wire::cloudevents::{PREFIX, binary, stored_attributes};
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::record_out::format_timestamp;
 use crate::limits;
 
 /// Answers one record: its value as the body, its own content type, key and headers beside it.
+///
+/// A record that is a CloudEvent is answered in binary mode: its attributes are headers `ce-<name>`, percent-encoded,
+/// `datacontenttype` is the content type, and an event without data has status 204.
 #[utoipa::path(get, path = super::paths::RECORD, tag = "records", params(RecordPath),
     responses((status = OK, description = "the value, byte for byte",
-            headers(("ETag" = String, description = "strong: a record never changes"),
+            headers(("ce-id" = String, description = "of a CloudEvent, like its other attributes: percent-encoded"),
+                ("ce-source" = String, description = "of a CloudEvent"),
+                ("ce-specversion" = String, description = "of a CloudEvent"),
+                ("ce-type" = String, description = "of a CloudEvent"),
+                ("ETag" = String, description = "strong: a record never changes"),
                 ("Forebay-Timestamp" = String, description = "when the record happened, RFC 3339"),
                 ("Forebay-Key" = String, description = "its key, where it fits a header")),
             body = Vec<u8>, content_type = "*/*", example = json!("hello")),
@@ -64,20 +72,33 @@ async fn find(app: &App, topic: &Topic, path: &RecordPath) -> Result<Option<Reco
     Ok(None)
 }
 
+/// Represents a record; one that is a CloudEvent in binary mode.
 fn represent(record: &RecordView) -> Response {
     let mut content_type = None;
     let mut response = match &record.value {
         Some(value) => value.clone().into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     };
-    for header in record.headers.clone() {
-        let value = header.value.unwrap_or_default();
+    let headers: Vec<Header> = record.headers.clone().collect();
+    let pairs = headers.iter().map(|header| (header.name.as_ref(), header.value.as_deref()));
+    let attributes = stored_attributes(pairs);
+    let is_event = attributes.is_some();
+    for (name, value) in
+        attributes.into_iter().flatten().filter_map(|(name, value)| binary::header(name, value))
+    {
+        response.headers_mut().append(name, value);
+    }
+    for header in &headers {
+        let value = header.value.as_deref().unwrap_or_default();
         if header.name.as_ref() == b"content-type" {
-            content_type = HeaderValue::from_bytes(&value).ok();
+            content_type = HeaderValue::from_bytes(value).ok();
+            continue;
+        }
+        if is_event && header.name.starts_with(PREFIX.as_bytes()) {
             continue;
         }
         let name = [b"forebay-header-", header.name.as_ref()].concat();
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(&name), HeaderValue::from_bytes(&value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(&name), HeaderValue::from_bytes(value)) {
             response.headers_mut().append(name, value);
         }
     }

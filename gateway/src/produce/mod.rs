@@ -168,6 +168,11 @@ impl Producer {
         PartitionId::new(u16::try_from(turn).expect("a remainder of a u16 fits in a u16"))
     }
 
+    /// Returns the latest timestamp that a record may have now.
+    pub fn latest_timestamp(&self) -> Timestamp {
+        latest_timestamp(self.clock.now())
+    }
+
     /// Hands one unit to the log. Units of one request are handed over in their order, with the same progress.
     ///
     /// # Errors
@@ -361,11 +366,15 @@ fn check(topic: &Topic, record: &mut Record, index: usize, now: Timestamp) -> Re
     if settings.message_timestamp_type == TimestampType::LogAppendTime || record.timestamp == Timestamp::MIN {
         record.timestamp = now;
     }
-    let ahead = i64::try_from(log_limits::TIMESTAMP_AHEAD_MAX.as_millis()).unwrap_or(i64::MAX);
-    if record.timestamp.as_millis() > now.as_millis().saturating_add(ahead) {
+    if record.timestamp > latest_timestamp(now) {
         return Err(ProduceError::TimestampAhead { index });
     }
     Ok(())
+}
+
+fn latest_timestamp(now: Timestamp) -> Timestamp {
+    let ahead = i64::try_from(log_limits::TIMESTAMP_AHEAD_MAX.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(now.as_millis().saturating_add(ahead))
 }
 
 /// Encodes many records here; few are left to the leader, which puts them into one batch with those of others.

@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::response::Response;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{Content, ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::http::produce::ProduceReceipt;
 use crate::http::read::RecordPage;
+use crate::http::wire::cloudevents::CloudEvent;
 
 /// Settings by Kafka's names; `null` means the default.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -104,6 +105,7 @@ impl IntoResponses for RecordPages {
             .content("application/json", of_schema(&RecordPage::name(), page))
             .content("application/x-ndjson", text(&format!("{record}\n")))
             .content("text/event-stream", text(&events))
+            .content("application/cloudevents-batch+json", events_content())
             .build();
         let ended =
             ResponseBuilder::new().description("a bounded stream that has ended: do not come back").build();
@@ -122,6 +124,12 @@ fn responses<const N: usize>(all: [(StatusCode, Response); N]) -> BTreeMap<Strin
 
 fn of_schema(name: &str, example: Value) -> Content {
     ContentBuilder::new().schema(Some(Ref::from_schema_name(name))).example(Some(example)).build()
+}
+
+fn events_content() -> Content {
+    let event = json!({"id": "7", "source": "/shop", "specversion": "1.0", "type": "order.placed", "data": {"id": 7}});
+    let events = ArrayBuilder::new().items(Ref::from_schema_name(CloudEvent::name())).build();
+    ContentBuilder::new().schema(Some(events)).example(Some(json!([event]))).build()
 }
 
 fn text(example: &str) -> Content {

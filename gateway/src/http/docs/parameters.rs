@@ -18,6 +18,15 @@ pub(in crate::http) enum OnGap {
 pub(in crate::http) enum ReadFormat {
     Record,
     Value,
+    CloudEvents,
+}
+
+/// What frames of a stream are named after.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes a parameter")]
+pub(in crate::http) enum EventNaming {
+    Type,
 }
 
 /// What the body of a produce is.
@@ -29,6 +38,7 @@ pub(in crate::http) enum ProduceBody {
     Ndjson,
     Lines,
     Records,
+    CloudEvents,
 }
 
 /// How much a receipt says.
@@ -92,9 +102,12 @@ pub(in crate::http) struct ReadParameters {
     /// Cursor of a produce: waits until this node can show its records.
     #[param(example = "a0.p0-1", pattern = "^[A-Za-z0-9._:,-]+$")]
     at_least: Option<String>,
-    /// Record objects, or bare values.
+    /// Record objects, bare values, or CloudEvents.
     #[param(inline, example = "record")]
     format: Option<ReadFormat>,
+    /// Names the frames of a stream after the type of their CloudEvent.
+    #[param(inline, example = "type")]
+    event: Option<EventNaming>,
     /// What happens where the records asked for are gone. Default: `reset` for a stream, `error` otherwise.
     #[param(inline, example = "reset")]
     on_gap: Option<OnGap>,
@@ -152,6 +165,18 @@ pub(in crate::http) struct ProduceParameters {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes parameters")]
 pub(in crate::http) struct ProduceHeaders {
+    /// An attribute of a CloudEvent in binary mode, as every `ce-<name>`: percent-encoded.
+    #[param(rename = "ce-id", example = "7")]
+    ce_id: Option<String>,
+    /// An attribute of a CloudEvent: a URI-reference.
+    #[param(rename = "ce-source", example = "/shop")]
+    ce_source: Option<String>,
+    /// An attribute of a CloudEvent.
+    #[param(rename = "ce-specversion", example = "1.0", pattern = "^1\\.0$")]
+    ce_specversion: Option<String>,
+    /// An attribute of a CloudEvent.
+    #[param(rename = "ce-type", example = "order.placed")]
+    ce_type: Option<String>,
     /// How the body is compressed.
     #[param(rename = "Content-Encoding", inline, example = "identity")]
     content_encoding: Option<BodyEncoding>,

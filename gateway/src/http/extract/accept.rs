@@ -17,6 +17,8 @@ pub enum Representation {
     Ndjson,
     /// Server-Sent Events.
     EventStream,
+    /// A list of CloudEvents in JSON.
+    CloudEventsBatch,
 }
 
 impl Representation {
@@ -26,6 +28,7 @@ impl Representation {
             Self::Json => "application/json",
             Self::Ndjson => "application/x-ndjson",
             Self::EventStream => "text/event-stream",
+            Self::CloudEventsBatch => "application/cloudevents-batch+json",
         }
     }
 
@@ -35,6 +38,7 @@ impl Representation {
             Self::Json => &["application/json"],
             Self::Ndjson => &["application/x-ndjson", "application/ndjson", "application/jsonl"],
             Self::EventStream => &["text/event-stream"],
+            Self::CloudEventsBatch => &["application/cloudevents-batch+json"],
         }
     }
 

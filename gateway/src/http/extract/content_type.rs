@@ -6,13 +6,11 @@ use http::header::CONTENT_TYPE;
 use crate::http::extract::echo;
 use crate::http::extract::query::bad_value;
 use crate::http::problem::{Code, Problem};
+use crate::http::wire::cloudevents::binary;
+use crate::limits;
 
-/// Characters of a content type: it is stored with the record.
-const CONTENT_TYPE_LEN_MAX: usize = 256;
 /// What `curl -d` sends for any data, so it says nothing about the body.
 const FORM: &str = "application/x-www-form-urlencoded";
-/// Announces a CloudEvent whose attributes are in headers.
-const BINARY_CLOUDEVENT: &str = "ce-specversion";
 
 /// How the body of a produce request is cut into records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,17 +28,33 @@ pub enum ProduceFormat {
     Records,
     /// Each line is a record object.
     RecordsNdjson,
+    /// The body is the data of a CloudEvent whose attributes are headers.
+    EventBinary {
+        /// Its `datacontenttype`, as sent; none where it says nothing about the body.
+        content_type: Option<String>,
+    },
+    /// One document of CloudEvents in JSON.
+    Events(EventDocument),
+    /// Each line is a CloudEvent in JSON.
+    EventsNdjson,
+}
+
+/// What a document of CloudEvents is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventDocument {
+    /// An event.
+    One,
+    /// A list of events.
+    Batch,
+    /// Whichever it begins like: the sender could not say.
+    Either,
 }
 
 /// Decides by `?format=`, else by the content type.
 ///
 /// # Errors
-/// 415 `unsupported-media-type` for CloudEvents and for a type that cannot be kept; 400 `bad-parameter` for an
-/// unknown format.
+/// 415 `unsupported-media-type` for a type that cannot be kept; 400 `bad-parameter` for an unknown format.
 pub fn produce_format(headers: &HeaderMap, format: Option<&str>) -> Result<ProduceFormat, Problem> {
-    if headers.contains_key(BINARY_CLOUDEVENT) {
-        return Err(unsupported("binary CloudEvents"));
-    }
     let content_type = content_type(headers)?;
     let essence =
         content_type.and_then(|text| text.split(';').next()).map(|text| text.trim().to_ascii_lowercase());
@@ -50,10 +64,14 @@ pub fn produce_format(headers: &HeaderMap, format: Option<&str>) -> Result<Produ
         }
         Some("application/vnd.forebay.records+json") => Some(ProduceFormat::Records),
         Some("application/vnd.forebay.records+x-ndjson") => Some(ProduceFormat::RecordsNdjson),
+        Some("application/cloudevents+json") => Some(ProduceFormat::Events(EventDocument::One)),
+        Some("application/cloudevents-batch+json") => Some(ProduceFormat::Events(EventDocument::Batch)),
         _ => None,
     };
+    let structured = matches!(by_type, Some(ProduceFormat::Events(_)));
     let kept = content_type.filter(|_| essence.as_deref() != Some(FORM));
     let single = ProduceFormat::Single { content_type: kept.map(str::to_owned) };
+    let binary = || ProduceFormat::EventBinary { content_type: kept.map(str::to_owned) };
     match format {
         Some("value") => Ok(single),
         Some("ndjson") => Ok(ProduceFormat::Ndjson),
@@ -62,9 +80,16 @@ pub fn produce_format(headers: &HeaderMap, format: Option<&str>) -> Result<Produ
             Some(ProduceFormat::Ndjson | ProduceFormat::RecordsNdjson) => Ok(ProduceFormat::RecordsNdjson),
             _ => Ok(ProduceFormat::Records),
         },
-        Some("cloudevents") => Err(unsupported("CloudEvents")),
-        Some(other) => Err(bad_value("format", "must be value, ndjson, lines or records", other)),
-        None if is_cloudevent(essence.as_deref()) => Err(unsupported("CloudEvents")),
+        Some("cloudevents") => Ok(match by_type {
+            Some(structured @ ProduceFormat::Events(_)) => structured,
+            _ if binary::is_event(headers) => binary(),
+            Some(ProduceFormat::Ndjson) => ProduceFormat::EventsNdjson,
+            _ => ProduceFormat::Events(EventDocument::Either),
+        }),
+        Some(other) => {
+            Err(bad_value("format", "must be value, ndjson, lines, records or cloudevents", other))
+        }
+        None if binary::is_event(headers) && !structured => Ok(binary()),
         None => Ok(by_type.unwrap_or(single)),
     }
 }
@@ -73,18 +98,14 @@ fn content_type(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
     match value.to_str() {
         Ok("") => Ok(None),
-        Ok(text) if text.len() <= CONTENT_TYPE_LEN_MAX => Ok(Some(text)),
+        Ok(text) if text.len() <= limits::CONTENT_TYPE_LEN_MAX => Ok(Some(text)),
         Ok(text) => Err(unsupported(&format!("a content type this long ({})", echo(text)))),
         Err(_) => Err(unsupported("a content type that is not ASCII")),
     }
 }
 
-fn is_cloudevent(essence: Option<&str>) -> bool {
-    matches!(essence, Some("application/cloudevents+json" | "application/cloudevents-batch+json"))
-}
-
 fn unsupported(what: &str) -> Problem {
-    let detail = format!("{what} cannot be produced; ?format=value stores the body as it is");
+    let detail = format!("{what} cannot be kept with a record");
     Problem::new(Code::UnsupportedMediaType, detail)
 }
 
@@ -135,19 +156,33 @@ mod tests {
     }
 
     #[test]
-    fn cloud_events_are_refused_rather_than_stored_without_their_attributes() {
-        assert_eq!(decide(Some("application/cloudevents+json"), None), Err(Code::UnsupportedMediaType));
-        assert_eq!(decide(None, Some("cloudevents")), Err(Code::UnsupportedMediaType));
-        assert!(decide(Some("application/cloudevents+json"), Some("value")).is_ok());
+    fn cloudevents_come_in_three_modes() {
+        use EventDocument::*;
+        use ProduceFormat::*;
+        assert_eq!(decide(Some("application/cloudevents+json; charset=UTF-8"), None), Ok(Events(One)));
+        assert_eq!(decide(Some("Application/CloudEvents-Batch+JSON"), None), Ok(Events(Batch)));
+        assert_eq!(decide(Some("application/cloudevents+json"), Some("cloudevents")), Ok(Events(One)));
+        assert_eq!(decide(Some(FORM), Some("cloudevents")), Ok(Events(Either)));
+        assert_eq!(decide(Some("application/x-ndjson"), Some("cloudevents")), Ok(EventsNdjson));
+        let kept = "application/cloudevents+json";
+        assert_eq!(decide(Some(kept), Some("value")), single(Some(kept)));
+
         let mut headers = HeaderMap::new();
-        headers.insert(BINARY_CLOUDEVENT, HeaderValue::from_static("1.0"));
-        assert!(produce_format(&headers, None).is_err());
+        headers.insert("ce-type", HeaderValue::from_static("t"));
+        let binary = |text: &str| Ok(EventBinary { content_type: Some(text.to_owned()) });
+        assert_eq!(produce_format(&headers, None), Ok(EventBinary { content_type: None }));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        assert_eq!(produce_format(&headers, None), binary("application/x-ndjson"));
+        assert_eq!(produce_format(&headers, Some("cloudevents")), binary("application/x-ndjson"));
+        assert_eq!(produce_format(&headers, Some("ndjson")), Ok(Ndjson), "the parameter wins");
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/cloudevents+json"));
+        assert_eq!(produce_format(&headers, None), Ok(Events(One)), "headers may repeat attributes");
     }
 
     #[test]
     fn a_type_that_cannot_be_kept_is_refused() {
         assert_eq!(
-            decide(Some(&"x".repeat(CONTENT_TYPE_LEN_MAX + 1)), None),
+            decide(Some(&"x".repeat(limits::CONTENT_TYPE_LEN_MAX + 1)), None),
             Err(Code::UnsupportedMediaType)
         );
         assert_eq!(decide(Some("text/plän"), None), Err(Code::UnsupportedMediaType));

@@ -9,7 +9,7 @@ mod rejection;
 
 pub use accept::{Representation, negotiate};
 pub use after::{After, parse_time};
-pub use content_type::{ProduceFormat, produce_format};
+pub use content_type::{EventDocument, ProduceFormat, produce_format};
 pub use path::{PartitionPath, RecordPath, TopicPath};
 pub use query::Query;
 pub use rejection::{body_too_large, method_not_allowed, no_such_path, unreadable_body};
@@ -18,7 +18,7 @@ pub use rejection::{body_too_large, method_not_allowed, no_such_path, unreadable
 const ECHO_MAX: usize = 64;
 
 /// Shortens a client's text for a problem.
-fn echo(text: &str) -> String {
+pub(in crate::http) fn echo(text: &str) -> String {
     match text.char_indices().nth(ECHO_MAX) {
         Some((at, _)) => format!("'{}…'", text[..at].escape_debug()),
         None => format!("'{}'", text.escape_debug()),

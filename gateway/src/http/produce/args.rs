@@ -14,7 +14,9 @@ use crate::http::problem::{Code, Problem};
 use crate::http::produce::idempotency::idempotency;
 use crate::http::produce::key_path::KeyPath;
 use crate::http::read::bad;
+use crate::http::wire::cloudevents::{EventIn, PREFIX, structured};
 use crate::http::wire::ndjson::{Line, validate_json};
+use crate::http::wire::record_out::TIMESTAMP_MIN;
 use crate::http::wire::records_in::parse_record;
 use crate::produce::{NewRecord, ProduceOptions};
 
@@ -38,6 +40,8 @@ pub(super) struct ProduceArgs {
     pub(super) summary: bool,
     /// Where records without a key go.
     pub(super) sticky: PartitionId,
+    /// An event whose time is later happened now, as far as the log is concerned.
+    latest: Timestamp,
 }
 
 impl ProduceArgs {
@@ -76,6 +80,7 @@ impl ProduceArgs {
         let timestamp = either("timestamp", "forebay-timestamp")?;
         let args = Self {
             sticky: app.producer.sticky_partition(&topic, &options),
+            latest: app.producer.latest_timestamp(),
             key: either("key", "forebay-key")?.map(Bytes::from),
             key_path: query.text("key_path").map(parse_key_path).transpose()?,
             timestamp: timestamp.map_or(Ok(Timestamp::MIN), |text| parse_timestamp(&text))?,
@@ -103,10 +108,35 @@ impl ProduceArgs {
             ("timestamp", self.timestamp != Timestamp::MIN && objects),
             ("header", !self.headers.is_empty() && objects),
         ];
-        match misfits.iter().find(|(_, misfits)| *misfits) {
-            Some((name, _)) => Err(bad(name, "does not go with this format of the body")),
-            None => Ok(()),
+        if let Some((name, _)) = misfits.iter().find(|(_, misfits)| *misfits) {
+            return Err(bad(name, "does not go with this format of the body"));
         }
+        let is_attribute =
+            |header: &Header| header.name == "content-type" || header.name.starts_with(PREFIX.as_bytes());
+        if self.is_of_events() && self.headers.iter().any(is_attribute) {
+            return Err(bad("header", "attributes of an event are part of the event"));
+        }
+        Ok(())
+    }
+
+    fn is_of_events(&self) -> bool {
+        use ProduceFormat::{EventBinary, Events, EventsNdjson};
+        matches!(self.format, EventBinary { .. } | Events(_) | EventsNdjson)
+    }
+
+    /// Makes a record of an event. What the request says of key and time goes before what the event says; the event's
+    /// own attributes stay as they are.
+    pub(super) fn event(&self, event: EventIn) -> NewRecord {
+        let EventIn { key, time, mut headers, value } = event;
+        headers.extend_from_slice(&self.headers);
+        let timestamp = match self.timestamp {
+            Timestamp::MIN => {
+                time.filter(|time| (TIMESTAMP_MIN..=self.latest).contains(time)).unwrap_or(Timestamp::MIN)
+            }
+            chosen => chosen,
+        };
+        let key = self.key.clone().or(key);
+        NewRecord { record: Record { key, value, headers, timestamp }, partition: None }
     }
 
     /// Makes a record of a line.
@@ -115,6 +145,10 @@ impl ProduceArgs {
         if self.format == ProduceFormat::RecordsNdjson {
             let new = parse_record(&bytes, Timestamp::MIN).map_err(|e| e.into_problem(Some(number)))?;
             return Ok(NewRecord { record: new.record, partition: new.partition });
+        }
+        if self.format == ProduceFormat::EventsNdjson {
+            let event = structured::parse_event(&bytes);
+            return event.map(|event| self.event(event)).map_err(|e| e.into_problem(Some(("line", number))));
         }
         if self.format == ProduceFormat::Ndjson {
             validate_json(&bytes).map_err(|error| {

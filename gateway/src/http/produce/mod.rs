@@ -2,6 +2,7 @@
 
 mod args;
 mod body;
+mod events;
 mod idempotency;
 mod key_path;
 mod receipt;
@@ -20,6 +21,7 @@ use crate::http::docs::problems::ProduceProblems;
 use crate::http::extract::{PartitionPath, ProduceFormat, TopicPath};
 use crate::http::problem::{Code, Problem};
 use crate::http::read::bad;
+use crate::http::wire::cloudevents::CloudEvent;
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::records_in::parse_records;
 use crate::limits;
@@ -63,17 +65,22 @@ struct NewRecordObject {
 /// Appends records to a topic and answers where they are.
 ///
 /// The body is one record; or one record per line (`application/x-ndjson`, `format=lines`); or record objects
-/// (`application/vnd.forebay.records+json`, `…+x-ndjson`). Up to 10,000 records of together 4 MiB are all or nothing
-/// per shard; larger bodies of lines are applied in such units, in order, as they arrive.
+/// (`application/vnd.forebay.records+json`, `…+x-ndjson`); or CloudEvents (`application/cloudevents+json`,
+/// `application/cloudevents-batch+json`, or the data alone, with attributes in headers `ce-<name>`). Up to 10,000
+/// records of together 4 MiB are all or nothing per shard; larger bodies of lines are applied in such units, in order,
+/// as they arrive.
 #[utoipa::path(post, path = super::paths::RECORDS, tag = "records", params(TopicPath,
     ("partition" = Option<u16>, Query, maximum = 511, example = 0,
         description = "partition of the records; also the header `Forebay-Partition`"),
     ProduceParameters, ProduceHeaders, IdempotencyHeaders),
-    request_body(description = "one record, lines, or record objects", content(
+    request_body(description = "one record, lines, record objects, or CloudEvents", content(
         (Vec<u8> = "*/*", example = "hello"),
         (String = "application/x-ndjson", example = "{\"id\":8}\n{\"id\":9}\n"),
         (RecordsDocument = "application/vnd.forebay.records+json"),
-        (String = "application/vnd.forebay.records+x-ndjson", example = "{\"key\":\"u1\",\"value\":{\"id\":7}}\n"))),
+        (String = "application/vnd.forebay.records+x-ndjson", example = "{\"key\":\"u1\",\"value\":{\"id\":7}}\n"),
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json", example = json!([
+            {"id": "7", "source": "/shop", "specversion": "1.0", "type": "order.placed", "data": {"id": 7}}])))),
     responses(ProduceReceipts, ProduceProblems))]
 pub(super) async fn produce(
     State(app): State<App>,
@@ -88,11 +95,14 @@ pub(super) async fn produce(
     ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$", example = "\"17\"",
         description = "the partition's next offset, quoted"),
     ProduceParameters, ProduceHeaders, IdempotencyHeaders),
-    request_body(description = "one record, lines, or record objects", content(
+    request_body(description = "one record, lines, record objects, or CloudEvents", content(
         (Vec<u8> = "*/*", example = "hello"),
         (String = "application/x-ndjson", example = "{\"id\":8}\n{\"id\":9}\n"),
         (RecordsDocument = "application/vnd.forebay.records+json"),
-        (String = "application/vnd.forebay.records+x-ndjson", example = "{\"key\":\"u1\",\"value\":{\"id\":7}}\n"))),
+        (String = "application/vnd.forebay.records+x-ndjson", example = "{\"key\":\"u1\",\"value\":{\"id\":7}}\n"),
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json", example = json!([
+            {"id": "7", "source": "/shop", "specversion": "1.0", "type": "order.placed", "data": {"id": 7}}])))),
     responses(ProduceReceipts, ProduceProblems))]
 pub(super) async fn produce_to_partition(
     State(app): State<App>,
@@ -133,9 +143,18 @@ async fn apply(
             one_unit(app, args, unit).await?
         }
         ProduceFormat::Records => one_unit(app, args, document(body).await?).await?,
-        ProduceFormat::Ndjson | ProduceFormat::Lines | ProduceFormat::RecordsNdjson => {
-            units::apply(app, args, body).await?
+        ProduceFormat::EventBinary { content_type } => {
+            let unit = events::binary(args, headers, content_type.as_deref(), body).await?;
+            one_unit(app, args, unit).await?
         }
+        ProduceFormat::Events(document) => match events::document(args, *document, body).await? {
+            Some(unit) => one_unit(app, args, unit).await?,
+            None => return Ok(receipt::nothing(args)),
+        },
+        ProduceFormat::Ndjson
+        | ProduceFormat::Lines
+        | ProduceFormat::RecordsNdjson
+        | ProduceFormat::EventsNdjson => units::apply(app, args, body).await?,
     };
     if produced.replayed {
         app.producer.recall_timestamps(&args.topic, &mut produced).await;
@@ -184,12 +203,15 @@ async fn document(body: &mut Lines) -> Result<Unit, Problem> {
     let mut unit = Unit::default();
     for new in records {
         if unit.is_full_for(&new.record) {
-            let limit = forebay_log::limits::UNIT_RECORDS_MAX;
-            let detail =
-                format!("a document holds at most {limit} records and 4 MiB: send larger bodies as lines");
-            return Err(Problem::new(Code::TooLarge, detail).with("limit", limit));
+            return Err(document_too_large());
         }
         unit.push(NewRecord { record: new.record, partition: new.partition });
     }
     Ok(unit)
+}
+
+fn document_too_large() -> Problem {
+    let limit = forebay_log::limits::UNIT_RECORDS_MAX;
+    let detail = format!("a document holds at most {limit} records and 4 MiB: send larger bodies as lines");
+    Problem::new(Code::TooLarge, detail).with("limit", limit)
 }

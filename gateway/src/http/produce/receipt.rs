@@ -87,6 +87,13 @@ pub(super) fn receipt(args: &ProduceArgs, produced: &Produced, count: u64) -> Re
     response
 }
 
+/// Answers a batch without a record in it.
+pub(super) fn nothing(args: &ProduceArgs) -> Response {
+    let topic = args.name.to_string();
+    let receipt = ProduceReceipt { topic, records: Some(Vec::new()), ..ProduceReceipt::default() };
+    (StatusCode::OK, axum::Json(receipt)).into_response()
+}
+
 /// The cursor after the last record of each partition written.
 fn cursor(epoch: &str, runs: &[Run]) -> Cursor {
     let position = |run: &Run| Position {

@@ -17,7 +17,7 @@ use crate::http::problem::{Code, Problem};
 use crate::http::read::place::Places;
 use crate::limits;
 
-pub(in crate::http) const PARAMETERS: [&str; 16] = [
+pub(in crate::http) const PARAMETERS: [&str; 17] = [
     "after",
     "until",
     "offset",
@@ -30,6 +30,7 @@ pub(in crate::http) const PARAMETERS: [&str; 16] = [
     "header.*",
     "at_least",
     "format",
+    "event",
     "on_gap",
     "last_event_id",
     "lastEventId",
@@ -37,16 +38,30 @@ pub(in crate::http) const PARAMETERS: [&str; 16] = [
 ];
 
 /// What a client may ask for.
-pub(super) const OFFERED: [Representation; 3] =
-    [Representation::Json, Representation::Ndjson, Representation::EventStream];
+pub(super) const OFFERED: [Representation; 4] = [
+    Representation::Json,
+    Representation::Ndjson,
+    Representation::EventStream,
+    Representation::CloudEventsBatch,
+];
 
-/// How values are represented.
+/// The same for a client that asked for CloudEvents: whoever takes anything gets the format's own type.
+const OFFERED_AS_EVENTS: [Representation; 4] = [
+    Representation::CloudEventsBatch,
+    Representation::Json,
+    Representation::Ndjson,
+    Representation::EventStream,
+];
+
+/// How records are represented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// Record objects.
     Record,
     /// Bare values.
     Value,
+    /// CloudEvents in JSON.
+    CloudEvents,
 }
 
 /// A read, ready to begin.
@@ -54,6 +69,8 @@ pub(super) enum Format {
 pub(super) struct ReadArgs {
     pub(super) representation: Representation,
     pub(super) format: Format,
+    /// Whether frames of a stream are named after the type of the CloudEvent in them.
+    pub(super) named: bool,
     pub(super) reader: Reader,
     pub(super) limit: PageLimit,
     /// Whether the client bounded the number of records.
@@ -89,7 +106,7 @@ impl ReadArgs {
         headers: &HeaderMap,
     ) -> Result<Self, Problem> {
         let query = Query::parse(uri.query(), &PARAMETERS)?;
-        let representation = negotiate(headers, &OFFERED)?;
+        let (representation, format) = representation(&query, headers)?;
         let follow = query.flag("follow")?;
         let events = representation == Representation::EventStream;
         let topics = topics_of(app, scope.topics, &query)?;
@@ -106,7 +123,7 @@ impl ReadArgs {
             records: size(&query, "limit", limits::PAGE_RECORDS_DEFAULT, limits::PAGE_RECORDS_MAX)?,
             bytes: size(&query, "max_bytes", limits::PAGE_BYTES_DEFAULT, limits::PAGE_BYTES_MAX)?,
         };
-        let (format, filter) = (format(&query)?, filter(&query)?);
+        let (named, filter) = (named(&query)?, filter(&query)?);
         let wait = query.duration("wait", limits::WAIT_MAX)?.unwrap_or_default();
         let places = Places { app, partitions };
         places.wait_for_own_writes(&query, &topics).await?;
@@ -116,6 +133,7 @@ impl ReadArgs {
         Ok(Self {
             representation,
             format,
+            named,
             reader: Reader::new(Arc::clone(&app.shards), Arc::clone(&app.topics), positions, filter),
             limit,
             limited: query.text("limit").is_some(),
@@ -268,11 +286,28 @@ fn filter(query: &Query) -> Result<Filter, Problem> {
     Ok(Filter { key: query.text("key").map(Pattern::parse), headers })
 }
 
-fn format(query: &Query) -> Result<Format, Problem> {
-    match query.text("format") {
-        None | Some("record") => Ok(Format::Record),
-        Some("value") => Ok(Format::Value),
-        Some(_) => Err(bad("format", "must be record or value")),
+/// Settles together what is answered and in which form: either may imply CloudEvents.
+fn representation(query: &Query, headers: &HeaderMap) -> Result<(Representation, Format), Problem> {
+    let [json, ndjson, events, _] = OFFERED;
+    let format = match query.text("format") {
+        None => {
+            let chosen = negotiate(headers, &OFFERED)?;
+            let is_batch = chosen == Representation::CloudEventsBatch;
+            return Ok((chosen, if is_batch { Format::CloudEvents } else { Format::Record }));
+        }
+        Some("cloudevents") => return Ok((negotiate(headers, &OFFERED_AS_EVENTS)?, Format::CloudEvents)),
+        Some("record") => Format::Record,
+        Some("value") => Format::Value,
+        Some(_) => return Err(bad("format", "must be record, value or cloudevents")),
+    };
+    Ok((negotiate(headers, &[json, ndjson, events])?, format))
+}
+
+fn named(query: &Query) -> Result<bool, Problem> {
+    match query.text("event") {
+        None => Ok(false),
+        Some("type") => Ok(true),
+        Some(_) => Err(bad("event", "must be type")),
     }
 }
 

@@ -83,7 +83,7 @@ struct Events {
 
 impl Events {
     fn new(app: App, args: ReadArgs) -> Self {
-        let sink = EventSink::new(&args.reader.positions, args.format);
+        let sink = EventSink::new(&args.reader.positions, args.format, args.named);
         let mut events = Self {
             stopping: app.stopping(),
             left: args.limited.then_some(args.limit.records),
@@ -191,11 +191,15 @@ impl Events {
 
     async fn enter_ring(&mut self) {
         let Some(position) = self.args.reader.positions.first() else { return };
-        let format = match self.args.format {
-            Format::Record => "record",
-            Format::Value => "value",
+        let format = match (self.args.format, self.args.named) {
+            (Format::Record, false) => "record",
+            (Format::Value, false) => "value",
+            (Format::CloudEvents, false) => "cloudevents",
+            (Format::Record, true) => "record, named",
+            (Format::Value, true) => "value, named",
+            (Format::CloudEvents, true) => "cloudevents, named",
         };
-        let sink = EventSink::new(&self.args.reader.positions, self.args.format);
+        let sink = EventSink::new(&self.args.reader.positions, self.args.format, self.args.named);
         let begin = || {
             let (shards, topics) = (Arc::clone(&self.app.shards), Arc::clone(&self.app.topics));
             let at_tail = at_high_watermarks(&self.app, position);

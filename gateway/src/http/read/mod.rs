@@ -70,8 +70,9 @@ pub(super) struct RecordObject {
 /// Reads or follows a topic, all partitions.
 ///
 /// `Accept: application/json` (default) and `application/x-ndjson` answer a page, or wait for one (`wait`);
-/// `text/event-stream` replays from `after` or `Last-Event-ID` and then follows. A read never moves a committed
-/// position.
+/// `text/event-stream` replays from `after` or `Last-Event-ID` and then follows. `application/cloudevents-batch+json`, or
+/// `format=cloudevents`, answers every record as a CloudEvent; the header `Forebay-Next` goes on after a page. A read
+/// never moves a committed position.
 #[utoipa::path(get, path = super::paths::RECORDS, tag = "records", params(TopicPath,
     ("partition" = Option<String>, Query, pattern = "^[0-9]{1,3}(,[0-9]{1,3})*$", example = "0",
         description = "only these partitions, separated by commas"),

@@ -10,61 +10,83 @@ use crate::fetch::position::{TopicPosition, cursor_of, update_cursor};
 use crate::fetch::ring::ChunkSink;
 use crate::http::extract::Representation;
 use crate::http::read::args::Format;
+use crate::http::wire::cloudevents::out::{EventSource, write_event};
 use crate::http::wire::record_out::{RecordOut, TopicPrefix, write_bare_value, write_record};
 use crate::http::wire::sse;
 use crate::limits;
 
-/// Writes one record object.
-fn write(out: &mut BytesMut, topic: &TopicPrefix, partition: u16, record: &RecordView) {
-    let headers: Vec<Header> = record.headers.clone().collect();
-    write_record(
-        out,
-        topic,
-        &RecordOut {
+/// Writes the objects of several topics: records, or CloudEvents.
+#[derive(Debug)]
+enum Objects {
+    Records(Vec<TopicPrefix>),
+    Events(Vec<EventSource>),
+}
+
+impl Objects {
+    fn new(positions: &[TopicPosition], format: Format) -> Self {
+        if format == Format::CloudEvents {
+            let source = |at: &TopicPosition| EventSource::new(&at.name, &at.topic.epoch);
+            return Self::Events(positions.iter().map(source).collect());
+        }
+        Self::Records(positions.iter().map(|position| TopicPrefix::new(&position.name)).collect())
+    }
+
+    fn write(&self, out: &mut BytesMut, topic: usize, partition: u16, record: &RecordView) {
+        let headers: Vec<Header> = record.headers.clone().collect();
+        let record = RecordOut {
             partition,
             offset: record.offset.get(),
             timestamp: record.timestamp,
             key: record.key.as_deref(),
             value: record.value.as_deref(),
             headers: headers.iter().map(|header| (header.name.as_ref(), header.value.as_deref())),
-        },
-    );
-}
-
-fn prefixes(positions: &[TopicPosition]) -> Vec<TopicPrefix> {
-    positions.iter().map(|position| TopicPrefix::new(&position.name)).collect()
+        };
+        match self {
+            Self::Records(prefixes) => write_record(out, &prefixes[topic], &record),
+            Self::Events(sources) => write_event(out, &sources[topic], &record),
+        }
+    }
 }
 
 /// A page of JSON, or lines.
 #[derive(Debug)]
 pub(super) struct PageSink {
     out: BytesMut,
-    prefixes: Vec<TopicPrefix>,
-    json: bool,
+    objects: Objects,
+    representation: Representation,
     format: Format,
     first: bool,
 }
 
 impl PageSink {
     pub(super) fn new(positions: &[TopicPosition], representation: Representation, format: Format) -> Self {
-        let json = representation == Representation::Json;
         let mut out = BytesMut::new();
-        if json {
-            out.extend_from_slice(b"{\"records\":[");
-        }
-        Self { out, prefixes: prefixes(positions), json, format, first: true }
+        out.extend_from_slice(match representation {
+            Representation::Json => b"{\"records\":[",
+            Representation::CloudEventsBatch => b"[",
+            Representation::Ndjson | Representation::EventStream => b"",
+        });
+        Self { out, objects: Objects::new(positions, format), representation, format, first: true }
+    }
+
+    fn is_lines(&self) -> bool {
+        self.representation == Representation::Ndjson
     }
 
     /// Ends the page.
     pub(super) fn finish(mut self, next: &Cursor, caught_up: bool) -> Bytes {
-        if self.json {
-            self.out.extend_from_slice(b"],\"next\":\"");
-            next.write_to(&mut self.out);
-            self.out.extend_from_slice(if caught_up {
-                b"\",\"caught_up\":true}"
-            } else {
-                b"\",\"caught_up\":false}"
-            });
+        match self.representation {
+            Representation::Json => {
+                self.out.extend_from_slice(b"],\"next\":\"");
+                next.write_to(&mut self.out);
+                self.out.extend_from_slice(if caught_up {
+                    b"\",\"caught_up\":true}"
+                } else {
+                    b"\",\"caught_up\":false}"
+                });
+            }
+            Representation::CloudEventsBatch => self.out.extend_from_slice(b"]"),
+            Representation::Ndjson | Representation::EventStream => {}
         }
         self.out.freeze()
     }
@@ -84,30 +106,40 @@ impl RecordSink for PageSink {
         record: &RecordView,
     ) -> usize {
         let before = self.out.len();
-        if self.json && !std::mem::replace(&mut self.first, false) {
+        let is_lines = self.is_lines();
+        if !is_lines && !std::mem::replace(&mut self.first, false) {
             self.out.extend_from_slice(b",");
         }
         match self.format {
-            Format::Record => {
+            Format::Record | Format::CloudEvents => {
                 let partition = positions[topic].slots[slot].partition.get();
-                write(&mut self.out, &self.prefixes[topic], partition, record);
+                self.objects.write(&mut self.out, topic, partition, record);
             }
-            Format::Value if self.json => write_bare_value(&mut self.out, record.value.as_deref()),
-            Format::Value => self.out.extend_from_slice(record.value.as_deref().unwrap_or_default()),
+            Format::Value if is_lines => {
+                self.out.extend_from_slice(record.value.as_deref().unwrap_or_default());
+            }
+            Format::Value => write_bare_value(&mut self.out, record.value.as_deref()),
         }
-        if !self.json {
+        if is_lines {
             self.out.extend_from_slice(b"\n");
         }
         self.out.len() - before
     }
 }
 
+/// Returns the type of the CloudEvent that a record is.
+fn stored_type(record: &RecordView) -> Option<Bytes> {
+    record.headers.clone().find(|header| header.name == "ce_type")?.value
+}
+
 /// A chunk of Server-Sent Events.
 #[derive(Debug)]
 pub(super) struct EventSink {
     out: BytesMut,
-    prefixes: Vec<TopicPrefix>,
+    objects: Objects,
     format: Format,
+    /// Whether frames are named after the type of the CloudEvent in them.
+    named: bool,
     cursor: Cursor,
     id: BytesMut,
     data: BytesMut,
@@ -117,10 +149,10 @@ pub(super) struct EventSink {
 }
 
 impl EventSink {
-    pub(super) fn new(positions: &[TopicPosition], format: Format) -> Self {
+    pub(super) fn new(positions: &[TopicPosition], format: Format, named: bool) -> Self {
         let (out, id, data) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
-        let cursor = cursor_of(positions);
-        Self { out, prefixes: prefixes(positions), format, cursor, id, data, unended: false }
+        let (cursor, objects) = (cursor_of(positions), Objects::new(positions, format));
+        Self { out, objects, format, named, cursor, id, data, unended: false }
     }
 
     /// Writes the id of a record, unless it is too long for every record to carry it.
@@ -135,11 +167,13 @@ impl EventSink {
         self.id.len() <= limits::SSE_ID_LEN_MAX
     }
 
-    fn write_event(&mut self, has_id: bool, value: Option<&[u8]>) {
+    fn write_event(&mut self, has_id: bool, record: &RecordView) {
         let id = if has_id { sse::Id::Text(&self.id) } else { sse::Id::Keep };
+        let event_type = if self.named { stored_type(record) } else { None };
+        let name = event_type.as_deref().and_then(|name| std::str::from_utf8(name).ok());
         match self.format {
-            Format::Record => sse::record(&mut self.out, id, None, &self.data),
-            Format::Value => sse::value(&mut self.out, id, value),
+            Format::Record | Format::CloudEvents => sse::record(&mut self.out, id, name, &self.data),
+            Format::Value => sse::value(&mut self.out, id, name, record.value.as_deref()),
         }
     }
 }
@@ -157,12 +191,12 @@ impl RecordSink for EventSink {
             self.out.extend_from_slice(b"\n");
         }
         self.data.clear();
-        if self.format == Format::Record {
+        if self.format != Format::Value {
             let partition = positions[topic].slots[slot].partition.get();
-            write(&mut self.data, &self.prefixes[topic], partition, record);
+            self.objects.write(&mut self.data, topic, partition, record);
         }
         let has_id = self.write_id(positions);
-        self.write_event(has_id, record.value.as_deref());
+        self.write_event(has_id, record);
         if !has_id {
             self.out.truncate(self.out.len() - 1);
             self.unended = true;

@@ -19,6 +19,21 @@ const BINARY: &str = "binary";
 /// Names a record without a value.
 const TOMBSTONE: &str = "tombstone";
 
+/// What frames other than records are called. No record is: a client would take it for one of them.
+const OWN_NAMES: [&str; 11] = [
+    "assigned",
+    "binary",
+    "bye",
+    "cursor",
+    "end",
+    "error",
+    "open",
+    "problem",
+    "reset",
+    "revoked",
+    "tombstone",
+];
+
 /// The last event id that a frame sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Id<'a> {
@@ -32,21 +47,26 @@ pub enum Id<'a> {
     Sent(&'a str),
 }
 
-/// Appends a record whose data is one line.
+/// Appends a record whose data is one line. Its name may come from a producer: a name that the stream uses itself, or
+/// that cannot be written, is left out, which makes it a message like any other.
 pub fn record(out: &mut BytesMut, id: Id<'_>, event: Option<&str>, data: &[u8]) {
-    head(out, event, id);
+    head(out, event.filter(|name| !OWN_NAMES.contains(name)), id);
     data_lines(out, data);
     out.extend_from_slice(b"\n");
 }
 
 /// Appends a bare value, byte-exact. Text is split over `data:` lines, which clients join with LF. What is not UTF-8 or
 /// holds a CR, which clients would take for a line end, is base64 with `event: binary`. A tombstone is `event: tombstone`
-/// with empty data.
-pub fn value(out: &mut BytesMut, id: Id<'_>, value: Option<&[u8]>) {
+/// with empty data. These two names go before one that is given.
+pub fn value(out: &mut BytesMut, id: Id<'_>, event: Option<&str>, value: Option<&[u8]>) {
     match value {
-        None => record(out, id, Some(TOMBSTONE), b""),
+        None => {
+            head(out, Some(TOMBSTONE), id);
+            data_lines(out, b"");
+            out.extend_from_slice(b"\n");
+        }
         Some(bytes) if memchr(b'\r', bytes).is_none() && std::str::from_utf8(bytes).is_ok() => {
-            record(out, id, None, bytes);
+            record(out, id, event, bytes);
         }
         Some(bytes) => {
             head(out, Some(BINARY), id);
@@ -229,8 +249,18 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_never_named_like_a_frame_of_the_stream() {
+        for name in OWN_NAMES {
+            assert_eq!(written(|out| record(out, Id::Keep, Some(name), b"1")), "data: 1\n\n", "{name}");
+        }
+        let named = |bytes| written(|out| value(out, Id::Keep, Some("paid"), Some(bytes)));
+        assert_eq!(named(b"1"), "event: paid\ndata: 1\n\n");
+        assert_eq!(named(b"\xff"), "event: binary\ndata: /w==\n\n", "what the data is comes first");
+    }
+
+    #[test]
     fn values_that_text_cannot_carry_are_binary() {
-        let frame = |bytes| written(|out| value(out, Id::Keep, bytes));
+        let frame = |bytes| written(|out| value(out, Id::Keep, None, bytes));
         assert_eq!(frame(Some(b"a\n\nb\n")), "data: a\ndata: \ndata: b\ndata: \n\n");
         assert_eq!(frame(Some(b"a\r\nb")), "event: binary\ndata: YQ0KYg==\n\n");
         assert_eq!(frame(Some(b"\xff")), "event: binary\ndata: /w==\n\n");
@@ -245,7 +275,7 @@ mod tests {
             "[ a:\r\n]{0,12}".prop_map(String::into_bytes),
         ]) {
             use base64::Engine as _;
-            let (name, _, data) = read(&written(|out| value(out, Id::Keep, Some(&bytes))));
+            let (name, _, data) = read(&written(|out| value(out, Id::Keep, None, Some(&bytes))));
             let got = if name == BINARY {
                 base64::engine::general_purpose::STANDARD.decode(data).unwrap()
             } else {

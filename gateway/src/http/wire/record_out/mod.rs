@@ -94,7 +94,7 @@ fn declares_text<'a>(mut headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8
 }
 
 /// Tells whether a media type is `…/json` or `…+json`.
-fn is_json_type(content_type: &[u8]) -> bool {
+pub(super) fn is_json_type(content_type: &[u8]) -> bool {
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let tail = essence.len().checked_sub(5).and_then(|start| essence.get(start..)).unwrap_or_default();
     tail.eq_ignore_ascii_case(b"/json") || tail.eq_ignore_ascii_case(b"+json")
@@ -117,7 +117,6 @@ fn write_value(out: &mut BytesMut, value: Option<&[u8]>, declared_text: bool) {
     }
 }
 
-/// Copies valid JSON, with raw CR and LF as spaces.
 /// Appends only a value, as a member of a JSON list: text that is not JSON as a string, other bytes as base64 in one.
 pub fn write_bare_value(out: &mut BytesMut, value: Option<&[u8]>) {
     match value.map(|value| (value, validate_json(value), std::str::from_utf8(value))) {
@@ -128,7 +127,8 @@ pub fn write_bare_value(out: &mut BytesMut, value: Option<&[u8]>) {
     }
 }
 
-fn write_on_one_line(out: &mut BytesMut, mut json: &[u8]) {
+/// Copies valid JSON, with raw CR and LF as spaces.
+pub(super) fn write_on_one_line(out: &mut BytesMut, mut json: &[u8]) {
     while let Some((head, tail)) = memchr2(b'\r', b'\n', json).and_then(|at| json.split_at_checked(at)) {
         out.extend_from_slice(head);
         out.extend_from_slice(b" ");

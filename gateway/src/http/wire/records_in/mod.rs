@@ -103,10 +103,15 @@ pub fn parse_record(line: &Bytes, now: Timestamp) -> Result<RecordIn, RecordErro
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, JsonError> {
-    let text = std::str::from_utf8(body).map_err(|error| not_utf8(error.valid_up_to()))?;
-    let parsed = serde_json::from_str(text).map_err(|error| json_error(&error))?;
+    let parsed = parse_json(body)?;
     check_depth(body)?;
     Ok(parsed)
+}
+
+/// Parses a body whose depth is still to be checked: raw values in it may be nested deeper than can be kept.
+pub(super) fn parse_json<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, JsonError> {
+    let text = std::str::from_utf8(body).map_err(|error| not_utf8(error.valid_up_to()))?;
+    serde_json::from_str(text).map_err(|error| json_error(&error))
 }
 
 #[derive(Deserialize)]
@@ -163,7 +168,7 @@ impl Entry<'_> {
         let key = match (self.key, self.key_base64) {
             (None, None) => None,
             (Some(raw), None) => {
-                Some(string(raw, body).ok_or(Fault { field: "key", reason: "must be a string" })?)
+                Some(string_text(raw, body).ok_or(Fault { field: "key", reason: "must be a string" })?)
             }
             (None, Some(raw)) => Some(base64_string(raw, "key_base64")?),
             (Some(_), Some(_)) => {
@@ -187,7 +192,7 @@ impl Entry<'_> {
 }
 
 /// Returns the text of a JSON string, as a slice of the body where nothing in it is escaped.
-fn string(raw: &RawValue, body: &Bytes) -> Option<Bytes> {
+pub(super) fn string_text(raw: &RawValue, body: &Bytes) -> Option<Bytes> {
     let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
         return serde_json::from_str::<String>(raw.get()).ok().map(Bytes::from);
@@ -196,9 +201,13 @@ fn string(raw: &RawValue, body: &Bytes) -> Option<Bytes> {
 }
 
 fn base64_string(raw: &RawValue, field: &'static str) -> Result<Bytes, Fault> {
-    let text = serde_json::from_str::<String>(raw.get()).ok();
-    let bytes = text.and_then(|text| BASE64.decode(text).ok());
-    bytes.map(Bytes::from).ok_or(Fault { field, reason: "must be a base64 string" })
+    base64_text(raw).ok_or(Fault { field, reason: "must be a base64 string" })
+}
+
+/// Returns the bytes of a JSON string in base64.
+pub(super) fn base64_text(raw: &RawValue) -> Option<Bytes> {
+    let text = serde_json::from_str::<String>(raw.get()).ok()?;
+    BASE64.decode(text).ok().map(Bytes::from)
 }
 
 fn timestamp(raw: &RawValue) -> Result<Timestamp, Fault> {
