@@ -7,7 +7,9 @@
 //! - rolled objects and snapshots that no manifest names and that no roll under way can commit any more. A roll
 //!   commits only while the floor lies where it started, its rolled object ends above that floor and its snapshot is
 //!   taken above it. So one that ends below the present floor, or was taken at or below it, will never be named. They
-//!   are left alone for [`limits::ORPHAN_AGE`] all the same, for readers that still go by an older manifest.
+//!   are left alone for [`limits::ORPHAN_AGE`] all the same, for readers that still go by an older manifest;
+//! - pages that no manifest names and that can never be named again, because some log start is lower on them than on
+//!   the pages that are named: it never moves back. They are left alone as long.
 
 use std::collections::HashSet;
 
@@ -16,7 +18,7 @@ use futures::{StreamExt, stream};
 use forebay_log::format::manifest::Manifest;
 use forebay_log::limits;
 use forebay_log::model::{Timestamp, WalSeq};
-use forebay_log::shard::{OpenError, ShardStore};
+use forebay_log::shard::{OpenError, Pages, ShardStore};
 use forebay_log::store::{ObjectMeta, Path};
 
 use crate::error::CompactorError;
@@ -76,12 +78,13 @@ impl Garbage {
 /// [`CompactorError`]; a retry looks again.
 ///
 /// # Cost
-/// Three listings and one GET, and one GET for each snapshot that was never committed. At most
-/// [`limits::LIST_KEYS_MAX`] objects of each kind are found at once.
+/// Four listings, one GET of the manifest and one of each of its pages, and one GET for each old snapshot or page that
+/// is not named. At most [`limits::LIST_KEYS_MAX`] objects of each kind are found at once.
 pub async fn sweep(at: &ShardStore, now: Timestamp) -> Result<Option<Commit>, CompactorError> {
     let wal = list_data(at).await?;
     let rolled = at.store.list(&at.keys.rolled_prefix(at.shard), None).await?;
     let snapshots = at.store.list(&at.keys.snapshot_prefix(at.shard), None).await?;
+    let pages = at.store.list(&at.keys.page_prefix(at.shard), None).await?;
     // Read after the listings: what was listed and is not named here was replaced, or is not committed yet.
     let Some((manifest, _)) = roll::read_manifest(at).await? else { return Ok(None) };
 
@@ -102,7 +105,41 @@ pub async fn sweep(at: &ShardStore, now: Timestamp) -> Result<Option<Commit>, Co
             keys.push(object.location);
         }
     }
+    keys.extend(void_pages(at, &manifest, pages.into_iter().filter(|object| is_old(object, now))).await?);
     Ok(Some(Commit { manifest, garbage: Garbage { keys } }))
+}
+
+/// Finds the pages that can never be named again.
+async fn void_pages(
+    at: &ShardStore,
+    manifest: &Manifest,
+    old: impl Iterator<Item = ObjectMeta>,
+) -> Result<Vec<Path>, CompactorError> {
+    let named: HashSet<u128> = manifest.pages.iter().map(|reference| reference.hash).collect();
+    let mut now: Option<Pages> = None;
+    let mut void = Vec::new();
+    for object in old {
+        let Some((_, hash)) = at.keys.parse_page(&object.location) else { continue };
+        if named.contains(&hash) {
+            continue;
+        }
+        let now = match &mut now {
+            Some(now) => now,
+            none => none.insert(at.pages(manifest, &Pages::default()).await?),
+        };
+        let is_void = match at.page(hash).await {
+            Ok(Some(page)) => {
+                page.partitions.iter().any(|noted| noted.log_start < now.log_start(noted.partition))
+            }
+            Ok(None) => false,
+            Err(OpenError::Format { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if is_void {
+            void.push(object.location);
+        }
+    }
+    Ok(void)
 }
 
 /// Lists the DATA of a shard, above the floor too. EPOCHs are told by their size.

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! - The *epoch* names the topic's incarnation; *next* is the first offset that was not yet consumed.
-//! - `p` marks a *partial* cursor: it does not name every partition. Only a partial cursor may name none.
+//! - `p` marks a *partial* cursor: it does not name every partition. Only a partial cursor may name none, or leave one
+//!   out between others; a full one names them from 0 on, for what it leaves out at the end came later.
 //! - `.end` marks a read that is complete, so that a reconnecting `EventSource` can be told to stop.
 //! - More than [`PLAIN_POSITIONS_MAX`] positions are *packed*: `z` and base64url without padding over, for each
 //!   position, the varints `gap << 1 | owned`, `next`, and the owner epoch if owned. The gap counts the partitions
@@ -104,6 +105,9 @@ pub enum CursorError {
     /// Neither partial nor naming a partition, or naming more than a topic can have.
     #[error("cursor names no or too many partitions: limit={PARTITIONS_MAX}")]
     Partitions,
+    /// Not partial, and leaving a partition out before others.
+    #[error("cursor leaves out a partition and is not marked as partial")]
+    Hole,
 }
 
 impl Cursor {
@@ -245,6 +249,10 @@ impl FromStr for TopicCursor {
             None if vector.is_empty() && partial => Vec::new(),
             None => parse_plain(vector)?,
         };
+        let in_a_row = positions.iter().zip(0..).all(|(position, number)| position.partition == number);
+        if !partial && !in_a_row {
+            return Err(CursorError::Hole);
+        }
         Ok(Self { epoch: epoch.to_owned(), partial, positions })
     }
 }
@@ -366,8 +374,11 @@ mod tests {
     fn topic_cursor() -> impl Strategy<Value = TopicCursor> {
         let partitions = proptest::collection::btree_map(0_u16..PARTITIONS_MAX, position(), 1..40);
         ("[a-z][a-z0-9]{0,7}", any::<bool>(), partitions).prop_map(|(epoch, partial, map)| {
-            let place = |(partition, (next, owner_epoch))| Position { partition, next, owner_epoch };
-            TopicCursor { epoch, partial, positions: map.into_iter().map(place).collect() }
+            let place = |(number, (partition, (next, owner_epoch)))| {
+                let partition = if partial { partition } else { number };
+                Position { partition, next, owner_epoch }
+            };
+            TopicCursor { epoch, partial, positions: (0..).zip(map).map(place).collect() }
         })
     }
 
@@ -468,6 +479,8 @@ mod tests {
             ("a:k7.0-1,a:k7.0-1", TopicNames),
             ("..:k7.0-1", TopicName),
             (&format!("k7.{many}"), Partitions),
+            ("k7.1-1", Hole),
+            ("k7.0-1_2-1", Hole),
         ];
         for (text, error) in cases {
             assert_eq!(text.parse::<Cursor>(), Err(error), "{text}");

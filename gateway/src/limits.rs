@@ -74,6 +74,9 @@ pub const READ_TOPICS_MAX: usize = 64;
 /// Filters of one read.
 pub const FILTERS_MAX: usize = 16;
 
+/// Longest a truncation waits for the store.
+pub const TRUNCATE_WAIT_MAX: Duration = Duration::from_secs(30);
+
 // ---- streams ----
 
 /// Pause after which a silent stream gets a comment.

@@ -10,8 +10,8 @@ use forebay_log::clock::Clock;
 use forebay_log::format::cluster::{ClusterFile, CoordinatorKind};
 use forebay_log::journal::{Frame, Journal, JournalOptions, Replay};
 use forebay_log::keys::Keys;
-use forebay_log::model::{ClusterId, NodeId, ShardId, TopicPartition};
-use forebay_log::shard::{LeaderOptions, Shard, ShardStore, SharedJournal, Signals};
+use forebay_log::model::{ClusterId, NodeId, Offset, PartitionId, ShardId, Topic, TopicName, TopicPartition};
+use forebay_log::shard::{LeaderOptions, Shard, ShardStore, SharedJournal, Signals, TruncateError};
 use forebay_log::store::{FolderLock, Store, StoreUrl, Swap};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -24,7 +24,7 @@ use crate::fetch::ring::Rings;
 use crate::limits;
 use crate::produce::Producer;
 use crate::shards::Shards;
-use crate::topics::Topics;
+use crate::topics::{Expected, Topics, TopicsError, to_the_end};
 
 /// A running node.
 #[derive(Debug)]
@@ -94,11 +94,13 @@ impl Node {
             flush_linger: config.flush_linger,
             unflushed_bytes_max: forebay_log::limits::SHARD_UNFLUSHED_BYTES_MAX,
         };
+        let deleted = topics.deleted().await;
         let (mut shards, mut leaders, mut stores) = (Vec::new(), Vec::new(), Vec::new());
         for shard in (0..cluster.shards).map(ShardId::new) {
             let at = ShardStore { store: store.clone(), keys: keys.clone(), cluster: cluster.id, shard };
             let opened = Shard::open(at.clone(), options.clone(), StdRng::from_rng(&mut rng)).await;
             let (shard, leader) = opened.with_context(|| format!("cannot lead shard {shard}"))?;
+            deleted.iter().for_each(|topic| shard.index().forget(*topic));
             shards.push(shard);
             leaders.push(leader);
             stores.push(at);
@@ -120,6 +122,44 @@ impl Node {
             stopping,
             running: Mutex::new(Some(running)),
         }))
+    }
+
+    /// Deletes a topic, so that nothing of it is read and nothing is appended to it once this returns.
+    ///
+    /// # Errors
+    /// [`TopicsError`]; a retry is safe.
+    pub async fn delete_topic(
+        self: &Arc<Self>,
+        name: &TopicName,
+        expected: Option<Expected>,
+    ) -> Result<(), TopicsError> {
+        let (node, name) = (Arc::clone(self), name.clone());
+        to_the_end(async move {
+            let deleted = node.topics.delete(&name, expected).await?;
+            node.shards.forget(deleted.id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves log starts of a topic's partitions forward: nothing below them is read once this returns.
+    ///
+    /// # Errors
+    /// [`TruncateError`]; a retry is safe.
+    pub async fn truncate(
+        self: &Arc<Self>,
+        topic: &Arc<Topic>,
+        starts: Vec<(PartitionId, Offset)>,
+    ) -> Result<(), TruncateError> {
+        let (node, topic) = (Arc::clone(self), Arc::clone(topic));
+        let whole = tokio::spawn(async move {
+            let done = node.shards.truncate(&topic, &starts).await;
+            // Also after an error: some may have moved.
+            node.rings.discard(topic.id);
+            done
+        });
+        // As for a shard's own task.
+        whole.await.unwrap_or(Err(TruncateError::NoLeader))
     }
 
     /// Returns the node's budget for request bodies, in bytes.
@@ -265,7 +305,7 @@ async fn recover(shards: &[Shard], replay: Option<Replay>, topics: &Topics) -> a
     }
     let topics = topics.all();
     for shard in shards {
-        let on_shard = |topic: &Arc<forebay_log::model::Topic>| -> Vec<TopicPartition> {
+        let on_shard = |topic: &Arc<Topic>| -> Vec<TopicPartition> {
             let ids = topic.partition_ids().filter(|partition| topic.shard_of(*partition) == shard.id());
             ids.map(|partition| topic.partition(partition)).collect()
         };

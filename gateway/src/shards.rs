@@ -1,9 +1,11 @@
 //! The shards that this node leads, and the way from a partition to its shard.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_log::model::{PartitionId, ShardId, Topic};
-use forebay_log::shard::{PartitionLog, Shard, Signals};
+use forebay_log::model::{Offset, PartitionId, ShardId, Topic, TopicId, TopicPartition};
+use forebay_log::shard::{PartitionLog, Shard, Signals, TruncateError};
+use futures::future::join_all;
 
 /// The shards of this node, by number.
 #[derive(Debug)]
@@ -31,6 +33,40 @@ impl Shards {
     /// Returns the index of a partition.
     pub fn log(&self, topic: &Topic, partition: PartitionId) -> Option<Arc<PartitionLog>> {
         self.of(topic, partition).map(|shard| shard.index().log(topic.partition(partition)))
+    }
+
+    /// Moves log starts of a topic's partitions forward.
+    ///
+    /// # Errors
+    /// The first [`TruncateError`], once all shards are done; others may have moved theirs. A retry is safe.
+    ///
+    /// # Cancel safety
+    /// As [`Shard::truncate`].
+    ///
+    /// # Cost
+    /// As [`Shard::truncate`], for each shard that holds one of the partitions, all at once.
+    pub async fn truncate(
+        &self,
+        topic: &Topic,
+        starts: &[(PartitionId, Offset)],
+    ) -> Result<(), TruncateError> {
+        let mut by_shard: BTreeMap<ShardId, Vec<(TopicPartition, Offset)>> = BTreeMap::new();
+        for (partition, start) in starts {
+            let of_shard = by_shard.entry(topic.shard_of(*partition)).or_default();
+            of_shard.push((topic.partition(*partition), *start));
+        }
+        let mut moves = Vec::with_capacity(by_shard.len());
+        for (id, starts) in by_shard {
+            let shard = self.get(id).ok_or(TruncateError::NoLeader)?;
+            moves.push(async move { shard.truncate(&starts).await });
+        }
+        join_all(moves).await.into_iter().collect()
+    }
+
+    /// Forgets a deleted topic: its readers are woken, appends to it are refused, nothing of it stays in memory.
+    pub fn forget(&self, topic: TopicId) {
+        self.shards.iter().for_each(|shard| shard.index().forget(topic));
+        self.signals.forget(topic);
     }
 
     /// Returns all shards, in order.

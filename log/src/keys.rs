@@ -93,6 +93,17 @@ impl Keys {
         self.shard(shard, &format!("pages/{hash:032x}"))
     }
 
+    /// Returns the folder of a shard's pages.
+    pub fn page_prefix(&self, shard: ShardId) -> Path {
+        self.shard(shard, "pages")
+    }
+
+    /// Returns shard and hash of a page; none for any other object.
+    pub fn parse_page(&self, path: &Path) -> Option<(ShardId, u128)> {
+        let (shard, hash) = self.parse_hash(path)?;
+        (self.page(shard, hash) == *path).then_some((shard, hash))
+    }
+
     /// Returns a snapshot: create-only, named by its hash.
     pub fn snapshot(&self, shard: ShardId, hash: u128) -> Path {
         self.shard(shard, &format!("snapshots/{hash:032x}"))
@@ -105,10 +116,15 @@ impl Keys {
 
     /// Returns shard and hash of a snapshot; none for any other object.
     pub fn parse_snapshot(&self, path: &Path) -> Option<(ShardId, u128)> {
+        let (shard, hash) = self.parse_hash(path)?;
+        (self.snapshot(shard, hash) == *path).then_some((shard, hash))
+    }
+
+    /// Reads shard and hash of what is named by its content.
+    fn parse_hash(&self, path: &Path) -> Option<(ShardId, u128)> {
         let mut parts = path.prefix_match(&self.prefix)?.skip(1);
         let shard = ShardId::new(parts.next()?.as_ref().parse().ok()?);
-        let hash = u128::from_str_radix(parts.nth(1)?.as_ref(), 16).ok()?;
-        (self.snapshot(shard, hash) == *path).then_some((shard, hash))
+        Some((shard, u128::from_str_radix(parts.nth(1)?.as_ref(), 16).ok()?))
     }
 
     fn shard(&self, shard: ShardId, rest: &str) -> Path {
@@ -195,7 +211,7 @@ mod tests {
         }
 
         #[test]
-        fn names_of_rolled_objects_and_snapshots_are_parsed_back(
+        fn names_of_rolled_objects_snapshots_and_pages_are_parsed_back(
             prefix in "[a-z %/é]{0,12}", shard in 0..SHARDS_MAX, first: u64, last: u64, hash: u128,
         ) {
             let keys = Keys::new(&prefix);
@@ -208,6 +224,10 @@ mod tests {
             let snapshot = keys.snapshot(shard, hash);
             prop_assert_eq!(keys.parse_snapshot(&snapshot), Some((shard, hash)));
             prop_assert!(snapshot.prefix_matches(&keys.snapshot_prefix(shard)));
+            let page = keys.page(shard, hash);
+            prop_assert_eq!(keys.parse_page(&page), Some((shard, hash)));
+            prop_assert!(page.prefix_matches(&keys.page_prefix(shard)));
+            prop_assert_eq!((keys.parse_page(&snapshot), keys.parse_snapshot(&page)), (None, None));
             prop_assert_eq!((keys.parse_rolled(&snapshot), keys.parse_snapshot(&rolled)), (None, None));
         }
 

@@ -1,8 +1,10 @@
 //! The HTTP API as clients see it: the real binary, one server per test, every claim checked from outside.
 
 mod access_log;
+mod caching;
 mod cloudevents;
 mod conditional;
+mod cursors;
 mod errors;
 mod idempotency;
 mod operations;
@@ -13,3 +15,4 @@ mod records;
 mod sse;
 mod topics;
 mod tour;
+mod truncate;

@@ -1,6 +1,6 @@
 //! Topics as resources: create, describe, alter, list, delete.
 
-use harness::Server;
+use harness::{Server, eventually};
 use serde_json::json;
 
 #[tokio::test]
@@ -156,4 +156,63 @@ async fn topics_and_records_outlive_a_restart() {
     server.restart().await;
     assert_eq!(server.get("/v1/topics/orders/records").await.expect(200).text(), before);
     assert_eq!(server.get("/v1/topics/orders").await.expect(200).text(), described);
+}
+
+#[tokio::test]
+async fn what_is_appended_after_a_deletion_is_refused_and_not_taken_by_the_successor() {
+    let server = Server::start().await;
+    for round in 0..5 {
+        server.create_topic("orders", json!({})).await;
+        let (body, sent) = tokio::sync::mpsc::channel::<Result<String, std::io::Error>>(1);
+        let lines = futures::stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
+        let call = server.post("/v1/topics/orders/records?format=lines");
+        let call = call.body(reqwest::Body::wrap_stream(lines));
+        let produce = tokio::spawn(async move { call.await });
+        body.send(Ok("stored\n".to_owned())).await.expect("the request reads its body");
+        eventually("the line is stored while the body is open", || async {
+            let page = server.get("/v1/topics/orders/records").await.expect(200).json();
+            (page["records"] != json!([])).then_some(())
+        })
+        .await;
+        server.delete("/v1/topics/orders").await.expect(204);
+        server.create_topic("orders", json!({})).await;
+        body.send(Ok("too late\n".to_owned())).await.expect("the request reads its body");
+        drop(body);
+        let problem = produce.await.expect("no panic").problem(404, "topic-not-found");
+        assert_eq!(
+            (&problem["effect"], &problem["stored_lines"]),
+            (&json!("partial"), &json!(1)),
+            "{problem}"
+        );
+        assert!(server.read_all("/v1/topics/orders/records").await.is_empty(), "round {round}");
+        server.delete("/v1/topics/orders").await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn appends_that_race_a_deletion_land_in_the_incarnation_they_name_or_nowhere() {
+    let server = Server::start().await;
+    for round in 0..20 {
+        server.create_topic("orders", json!({})).await;
+        let appends = (0..8).map(|_| {
+            let call = server.post("/v1/topics/orders/records").body(format!("round {round}"));
+            tokio::spawn(async move { call.await })
+        });
+        let appends: Vec<_> = appends.collect();
+        server.delete("/v1/topics/orders").await.expect(204);
+        server.create_topic("orders", json!({})).await;
+        let epoch = server.get("/v1/topics/orders").await.expect(200).json()["epoch"].clone();
+        let epoch = format!("{}.", epoch.as_str().expect("a word"));
+        let mut landed = 0;
+        for append in appends {
+            let answer = append.await.expect("no panic");
+            if answer.status != 201 {
+                answer.problem(404, "topic-not-found");
+                continue;
+            }
+            landed += usize::from(answer.json()["cursor"].as_str().expect("a cursor").starts_with(&epoch));
+        }
+        assert_eq!(server.read_all("/v1/topics/orders/records").await.len(), landed, "round {round}");
+        server.delete("/v1/topics/orders").await.expect(204);
+    }
 }

@@ -7,3 +7,4 @@ mod embedded;
 mod gc;
 mod harness;
 mod roll;
+mod truncate;

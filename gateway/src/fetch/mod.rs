@@ -9,15 +9,16 @@ mod tests;
 use std::sync::Arc;
 
 use forebay_log::format::record_batch::RecordView;
-use forebay_log::model::{Offset, TopicId, TopicName};
+use forebay_log::model::{Offset, PartitionId, Topic, TopicId, TopicName};
 use forebay_log::shard::FetchError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::cursor::Cursor;
 use crate::fetch::filter::Filter;
-use crate::fetch::position::{Slot, TopicPosition};
+use crate::fetch::position::{Slot, TopicPosition, cursor_of};
 use crate::limits;
 use crate::shards::Shards;
 use crate::topics::Topics;
@@ -30,16 +31,33 @@ pub enum ReadError {
     Expired {
         /// The topic.
         topic: TopicName,
+        /// Where the same read may begin.
+        earliest: Box<Cursor>,
     },
-    /// The topic is gone, or another one has its name.
+    /// The topic was deleted.
     #[error("topic is gone: topic={topic}")]
     TopicGone {
         /// The topic.
         topic: TopicName,
     },
+    /// The topic was deleted, and another one has its name.
+    #[error("topic was deleted and created again: topic={topic}")]
+    TopicRecreated {
+        /// The topic.
+        topic: TopicName,
+        /// Where the same read may begin.
+        earliest: Box<Cursor>,
+    },
     /// The log could not be read.
     #[error(transparent)]
     Fetch(FetchError),
+}
+
+impl ReadError {
+    /// Tells whether the place of the read is gone, so that it can only go on elsewhere.
+    pub fn is_gap(&self) -> bool {
+        matches!(self, Self::Expired { .. } | Self::TopicRecreated { .. })
+    }
 }
 
 /// Takes the records of a page.
@@ -175,26 +193,71 @@ impl Reader {
     /// Looks at the topics again: new partitions are taken on, a topic that is gone ends the read.
     ///
     /// # Errors
-    /// [`ReadError::TopicGone`].
+    /// [`ReadError::TopicGone`] or [`ReadError::TopicRecreated`].
     pub fn refresh(&mut self) -> Result<(), ReadError> {
-        for position in &mut self.positions {
-            match self.topics.get(&position.name) {
-                Some(topic) if topic.id == position.topic.id => position.refresh(&topic),
-                _ => return Err(ReadError::TopicGone { topic: position.name.clone() }),
+        for at in 0..self.positions.len() {
+            let position = &self.positions[at];
+            let Some(topic) = self.topics.get(&position.name) else {
+                return Err(ReadError::TopicGone { topic: position.name.clone() });
+            };
+            if topic.id != position.topic.id {
+                let earliest = self.earliest();
+                return Err(ReadError::TopicRecreated { topic: position.name.clone(), earliest });
             }
+            if position.whole {
+                self.extend(at, usize::from(topic.partitions));
+            }
+            self.positions[at].topic = topic;
         }
         Ok(())
     }
 
-    /// Moves positions below a log start up to it.
-    pub fn skip_expired(&mut self) {
-        for position in &mut self.positions {
+    /// Takes on partitions of a topic up to this number of them, from their log starts.
+    pub fn extend(&mut self, topic: usize, partitions: usize) {
+        let Some(position) = self.positions.get_mut(topic) else { return };
+        let known = position.slots.len();
+        position.extend(partitions);
+        for slot in position.slots.iter_mut().skip(known) {
+            slot.next = log_start(&self.shards, &position.topic, slot.partition);
+        }
+    }
+
+    /// Goes on from what is there, after [`ReadError::is_gap`]: positions below a log start move up to it, a topic that
+    /// was created again is read from its start. Tells whether that is possible: not where it lacks a partition that is
+    /// read, nor where the end of the read lay in the topic that is gone.
+    pub fn close_gap(&mut self) -> bool {
+        let found = |position: &TopicPosition| self.topics.get(&position.name);
+        let topics: Option<Vec<Arc<Topic>>> = self.positions.iter().map(found).collect();
+        let Some(topics) = topics else { return false };
+        if !self.positions.iter().zip(&topics).all(|(position, topic)| position.may_restart(topic)) {
+            return false;
+        }
+        for ((position, (id, news)), topic) in self.positions.iter_mut().zip(&mut self.news).zip(topics) {
+            if topic.id != *id {
+                (*id, *news) = (topic.id, self.shards.signals().subscribe(topic.id));
+            }
+            position.restart(topic);
             for slot in &mut position.slots {
-                if let Some(log) = self.shards.log(&position.topic, slot.partition) {
-                    slot.next = slot.next.max(log.view().log_start);
-                }
+                slot.next = slot.next.max(log_start(&self.shards, &position.topic, slot.partition));
             }
         }
+        true
+    }
+
+    /// Returns where the same read may begin: at the log start of each partition of the topics as they are now.
+    fn earliest(&self) -> Box<Cursor> {
+        let first = |position: &TopicPosition| {
+            let mut position = position.clone();
+            if let Some(topic) = self.topics.get(&position.name) {
+                position.restart(topic);
+            }
+            for slot in &mut position.slots {
+                slot.next = log_start(&self.shards, &position.topic, slot.partition);
+            }
+            position
+        };
+        let positions: Vec<TopicPosition> = self.positions.iter().map(first).collect();
+        Box::new(cursor_of(&positions))
     }
 
     /// Returns the partitions that have records to read.
@@ -236,7 +299,7 @@ impl Reader {
         let fetched = match shard.index().fetch(partition, start, limits::FETCH_BYTES).await {
             Ok(fetched) => fetched,
             Err(FetchError::Expired { .. }) => {
-                return Err(ReadError::Expired { topic: position.name.clone() });
+                return Err(ReadError::Expired { topic: position.name.clone(), earliest: self.earliest() });
             }
             Err(error) => return Err(ReadError::Fetch(error)),
         };
@@ -271,6 +334,11 @@ impl Reader {
         *next = (*next).max(reached);
         Ok(self.positions[topic].slots[slot].next > start)
     }
+}
+
+/// Returns the first offset of a partition that may be read.
+fn log_start(shards: &Shards, topic: &Topic, partition: PartitionId) -> Offset {
+    shards.log(topic, partition).map_or(Offset::ZERO, |log| log.view().log_start)
 }
 
 /// Returns the high watermark of each partition of a position, in order.

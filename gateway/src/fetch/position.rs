@@ -52,16 +52,27 @@ impl TopicPosition {
         }
     }
 
-    /// Takes a newer description of the same topic.
-    pub fn refresh(&mut self, topic: &Arc<Topic>) {
+    /// Tells whether a read that stands here can go on in the topic that has the name now.
+    pub fn may_restart(&self, topic: &Topic) -> bool {
+        let has = |slot: &Slot| self.whole || slot.partition.get() < topic.partitions;
+        topic.id == self.topic.id || self.slots.iter().all(|slot| slot.until.is_none() && has(slot))
+    }
+
+    /// Goes over to the topic that has the name now: where it is another one, to its beginning, without the partitions
+    /// that it lacks.
+    pub fn restart(&mut self, topic: Arc<Topic>) {
+        if topic.id != self.topic.id {
+            self.slots.retain(|slot| slot.partition.get() < topic.partitions);
+            self.slots.iter_mut().for_each(|slot| slot.next = Offset::ZERO);
+        }
         if self.whole {
             self.extend(usize::from(topic.partitions));
         }
-        self.topic = Arc::clone(topic);
+        self.topic = topic;
     }
 
-    /// Adds partitions up to this number of them, to be read from their start. To a read with an end they came after
-    /// it was set, so that nothing of them belongs to it.
+    /// Adds partitions up to this number of them, to be read from offset 0. To a read with an end they came after it
+    /// was set, so that nothing of them belongs to it.
     pub fn extend(&mut self, partitions: usize) {
         let ends = !self.slots.is_empty() && self.slots.iter().all(|slot| slot.until.is_some());
         let until = ends.then_some(Offset::ZERO);

@@ -151,13 +151,59 @@ async fn a_wait_ends_with_a_record_with_the_topic_or_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn another_topic_of_that_name_is_not_taken_for_it() {
+async fn another_topic_of_that_name_is_not_taken_for_it_but_a_read_may_go_over_to_it() {
     let node = node(1).await;
-    let orders = topic(&node, "orders", 1).await;
-    let mut reader = reader(&node, "orders", &orders);
-    node.topics.delete(&"orders".parse().unwrap(), None).await.unwrap();
-    topic(&node, "orders", 1).await;
-    assert!(matches!(reader.refresh(), Err(ReadError::TopicGone { .. })));
+    let orders = topic(&node, "orders", 2).await;
+    append(&node, &orders, [record(0, "old"), record(1, "old")]).await;
+    let (mut whole, mut sink) = (reader(&node, "orders", &orders), Collect::default());
+    whole.page(ALL, &mut sink).await.unwrap();
+    let mut second = reader(&node, "orders", &orders);
+    (second.positions[0].whole, second.positions[0].slots) = (false, second.positions[0].slots.split_off(1));
+    let mut bounded = reader(&node, "orders", &orders);
+    bounded.positions[0].slots[0].until = Some(Offset::new(1));
+    node.delete_topic(&"orders".parse().unwrap(), None).await.unwrap();
+    let anew = topic(&node, "orders", 1).await;
+    append(&node, &anew, [record(0, "new")]).await;
+    for reader in [&mut whole, &mut second, &mut bounded] {
+        let error = reader.page(ALL, &mut sink).await.unwrap_err();
+        assert!(error.is_gap(), "{error:?}");
+        let ReadError::TopicRecreated { earliest, .. } = error else { panic!("{error:?}") };
+        assert!(earliest.to_string().starts_with(&format!("{}.", anew.epoch)), "{earliest}");
+    }
+    assert!(!second.close_gap(), "it lacks the partition");
+    assert!(!bounded.close_gap(), "its end was in the topic that is gone");
+    assert!(whole.close_gap());
+    let mut sink = Collect::default();
+    whole.page(ALL, &mut sink).await.unwrap();
+    assert_eq!(sink.0, [(0, "new".to_owned())]);
+    let hour = Instant::now() + Duration::from_secs(3600);
+    append(&node, &anew, [record(0, "newer")]).await;
+    assert!(whole.wait(hour).await, "it hears of the new topic");
+}
+
+#[tokio::test]
+async fn a_gap_is_closed_in_the_partitions_that_have_one() {
+    let node = node(1).await;
+    let orders = topic(&node, "orders", 2).await;
+    append(&node, &orders, (0..20).map(|n| record(n % 2, &n.to_string()))).await;
+    let (mut reader, mut sink) = (reader(&node, "orders", &orders), Collect::default());
+    reader.positions[0].slots[1].next = Offset::new(4);
+    node.truncate(&orders, vec![(PartitionId::new(0), Offset::new(9))]).await.unwrap();
+    let error = reader.page(ALL, &mut sink).await.unwrap_err();
+    let ReadError::Expired { earliest, .. } = error else { panic!("{error:?}") };
+    assert!(earliest.to_string().ends_with(".0-9_1-0"), "{earliest}");
+    assert!(reader.close_gap());
+    // What was read before the gap was met is not read again.
+    reader.page(ALL, &mut sink).await.unwrap();
+    let of = |partition: u16| sink.0.iter().filter(|(p, _)| *p == partition).count();
+    assert_eq!((of(0), of(1)), (1, 6));
+    // A partition that is new to the reader begins at its log start, which is no gap.
+    let more = serde_json::json!({"partitions": 3}).as_object().unwrap().clone();
+    let wider = node.topics.alter(&"orders".parse().unwrap(), &more, None).await.unwrap();
+    append(&node, &wider, (0..4).map(|n| record(2, &n.to_string()))).await;
+    node.truncate(&wider, vec![(PartitionId::new(2), Offset::new(3))]).await.unwrap();
+    let end = reader.page(ALL, &mut sink).await.unwrap();
+    assert_eq!(end.records, 1);
 }
 
 #[tokio::test]

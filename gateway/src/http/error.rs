@@ -2,8 +2,9 @@
 
 use forebay_log::error::{ErrorKind, Outcome};
 use forebay_log::model::TopicName;
-use forebay_log::shard::{AppendError, FetchError};
+use forebay_log::shard::{AppendError, FetchError, TruncateError};
 
+use crate::cursor::Cursor;
 use crate::fetch::ReadError;
 use crate::http::problem::{Code, Effect, Problem};
 use crate::limits;
@@ -42,7 +43,9 @@ impl From<TopicsError> for Problem {
                 Self::new(Code::TopicExists, error.to_string()).with("setting", setting.as_str())
             }
             TopicsError::Settings(detail) => Self::new(Code::InvalidConfig, detail.as_str()),
-            TopicsError::Version { .. } => Self::new(Code::PreconditionFailed, error.to_string()),
+            TopicsError::Version { current } => {
+                Self::new(Code::PreconditionFailed, error.to_string()).with("etag", current.etag())
+            }
             TopicsError::Full => Self::new(Code::QuotaExceeded, error.to_string()),
             TopicsError::Store(_) => {
                 let effect = Effect::Unknown;
@@ -111,22 +114,54 @@ fn append_problem(error: &AppendError) -> Problem {
         AppendError::TimedOut => Problem::new(Code::StorageUnavailable, text),
         AppendError::TooLarge { limit, .. } => Problem::new(Code::TooLarge, text).with("limit", *limit),
         AppendError::Empty => Problem::new(Code::BadParameter, "the request holds no record"),
+        AppendError::TopicGone => Problem::new(Code::TopicNotFound, "the topic was deleted"),
         AppendError::NoLeader { .. } => Problem::new(Code::NoLeader, "the partition has no leader now"),
         AppendError::Draining => Problem::new(Code::Draining, "the node is stopping"),
+    }
+}
+
+impl From<TruncateError> for Problem {
+    fn from(error: TruncateError) -> Self {
+        let effect = match error.outcome() {
+            Outcome::NotApplied => Effect::None,
+            Outcome::Unknown => Effect::Unknown,
+        };
+        let problem = match &error {
+            TruncateError::AboveHighWatermark { partition, high_watermark } => {
+                let problem = Self::new(Code::BadParameter, error.to_string());
+                let problem = problem.with("partition", partition.partition.get());
+                problem.with("high_watermark", high_watermark.get()).with_kafka_error("OFFSET_OUT_OF_RANGE")
+            }
+            TruncateError::NoLeader => Self::new(Code::NoLeader, "the partition has no leader now"),
+            TruncateError::Full(_) => hidden(Code::Internal, "the log starts cannot be stored", &error),
+            _ if error.kind() == ErrorKind::Corrupt => {
+                hidden(Code::Internal, "the shard's manifest cannot be used", &error)
+            }
+            _ => hidden(Code::StorageUnavailable, "the store does not answer", &error),
+        };
+        problem.with_effect(effect)
     }
 }
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match &error {
-            ReadError::Expired { topic } => {
-                let detail = format!("the cursor is below the log start: topic={topic}");
-                Self::new(Code::CursorExpired, detail)
+            ReadError::Expired { topic, earliest } => {
+                let detail = format!("the place is below the log start: topic={topic}");
+                gone(Code::CursorExpired, detail, topic, earliest)
+            }
+            ReadError::TopicRecreated { topic, earliest } => {
+                gone(Code::TopicRecreated, error.to_string(), topic, earliest)
             }
             ReadError::TopicGone { topic } => topic_not_found(topic),
             ReadError::Fetch(fetch) => fetch_problem(fetch),
         }
     }
+}
+
+/// Answers a place that is no longer there, with the earliest that is for the same read.
+fn gone(code: Code, detail: String, topic: &TopicName, earliest: &Cursor) -> Problem {
+    Problem::new(code, detail).with("topic", topic.as_str()).with("earliest", earliest.to_string())
 }
 
 /// Answers a fetch that failed.

@@ -63,6 +63,7 @@ fn path() -> impl Strategy<Value = String> {
         Just("0".to_owned()),
         Just("records".to_owned()),
         Just("partitions".to_owned()),
+        Just("truncate".to_owned()),
         "[a-z0-9._%-]{0,8}",
     ];
     let known = prop_oneof![

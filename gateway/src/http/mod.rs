@@ -17,6 +17,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod truncate;
 pub mod wire;
 
 use std::ops::Deref;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::VARY;
+use axum::http::header::{CACHE_CONTROL, VARY};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -56,6 +57,7 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(topics::create, topics::describe, topics::alter, topics::delete))
         .routes(routes!(topics::partitions))
         .routes(routes!(topics::offsets))
+        .routes(routes!(truncate::truncate))
         .routes(routes!(produce::produce, read::read_topic))
         .routes(routes!(produce::produce_to_partition, read::read_partition))
         .routes(routes!(record::record))
@@ -102,6 +104,7 @@ fn router(node: Arc<Node>) -> Router {
         )
         .layer(axum::middleware::from_fn_with_state(App(Arc::clone(&node)), events_instead_of_refusals))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::map_response(not_stored))
         .with_state(App(node))
 }
 
@@ -119,6 +122,12 @@ async fn events_instead_of_refusals(State(app): State<App>, request: Request, ne
     if wants_events && refused {
         return read::refusal_as_events(&app, response, last_id).await;
     }
+    response
+}
+
+/// Keeps caches from storing what does not say how long it holds.
+async fn not_stored(mut response: Response) -> Response {
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

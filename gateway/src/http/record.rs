@@ -6,13 +6,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use forebay_log::format::record_batch::RecordView;
 use forebay_log::model::{Header, Offset, Topic};
+use forebay_log::shard::FetchError;
 
 use crate::http::App;
 use crate::http::docs::problems::RecordProblems;
 use crate::http::error::{fetch_problem, partition_not_found, topic_not_found};
 use crate::http::extract::{Query, RecordPath};
 use crate::http::problem::{Code, Problem};
-use crate::http::read::{header_value, with_etag};
+use crate::http::read::{IMMUTABLE, Places, header_value, with_etag};
 use crate::http::wire::cloudevents::{PREFIX, binary, stored_attributes};
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::record_out::format_timestamp;
@@ -22,13 +23,19 @@ use crate::limits;
 ///
 /// A record that is a CloudEvent is answered in binary mode: its attributes are headers `ce-<name>`, percent-encoded,
 /// `datacontenttype` is the content type, and an event without data has status 204.
-#[utoipa::path(get, path = super::paths::RECORD, tag = "records", params(RecordPath),
+///
+/// It never changes, so that its `ETag` is strong and a client may keep it for an hour. Below the log start it is gone
+/// (410), not unknown (404).
+#[utoipa::path(get, path = super::paths::RECORD, tag = "records", params(RecordPath,
+    ("If-None-Match" = Option<String>, Header, pattern = "^\"[!#-~]*\"$", example = "\"a0-0-0\"",
+        description = "the ETag of the record that the client has")),
     responses((status = OK, description = "the value, byte for byte",
             headers(("ce-id" = String, description = "of a CloudEvent, like its other attributes: percent-encoded"),
                 ("ce-source" = String, description = "of a CloudEvent"),
                 ("ce-specversion" = String, description = "of a CloudEvent"),
                 ("ce-type" = String, description = "of a CloudEvent"),
                 ("ETag" = String, description = "strong: a record never changes"),
+                ("Cache-Control" = String, description = "private, max-age=3600"),
                 ("Forebay-Timestamp" = String, description = "when the record happened, RFC 3339"),
                 ("Forebay-Key" = String, description = "its key, where it fits a header")),
             body = Vec<u8>, content_type = "*/*", example = json!("hello")),
@@ -45,26 +52,30 @@ pub(super) async fn record(
     if path.partition.get() >= topic.partitions {
         return Err(partition_not_found(path.partition.get(), topic.partitions));
     }
-    let found = find(&app, &topic, &path).await?;
+    let found = match find(&app, &topic, &path).await {
+        Err(FetchError::Expired { log_start }) => {
+            let places = Places { app: &app, partitions: Some(vec![path.partition]) };
+            return Err(places.expired(&path.topic, &topic).with("log_start_offset", log_start.get()));
+        }
+        found => found.map_err(|error| fetch_problem(&error))?,
+    };
     let record = found.ok_or_else(|| {
         let detail = format!("there is no such record: partition={} offset={}", path.partition, path.offset);
         Problem::new(Code::RecordNotFound, detail)
     })?;
     let etag = format!("\"{}-{}-{}\"", topic.epoch, path.partition, path.offset);
-    Ok(with_etag(represent(&record), &etag, &headers))
+    Ok(with_etag(represent(&record), &etag, &headers, IMMUTABLE))
 }
 
-async fn find(app: &App, topic: &Topic, path: &RecordPath) -> Result<Option<RecordView>, Problem> {
+async fn find(app: &App, topic: &Topic, path: &RecordPath) -> Result<Option<RecordView>, FetchError> {
     let Some(shard) = app.shards.of(topic, path.partition) else { return Ok(None) };
     let partition = topic.partition(path.partition);
-    let fetched = shard.index().fetch(partition, path.offset, limits::FETCH_BYTES).await;
-    let fetched = fetched.map_err(|error| fetch_problem(&error))?;
+    let fetched = shard.index().fetch(partition, path.offset, limits::FETCH_BYTES).await?;
     let holds = |offset: Offset, end: Offset| offset <= path.offset && path.offset < end;
     let batch = fetched.batches.iter().find(|b| holds(b.header().base_offset, b.header().end_offset()));
     let Some(batch) = batch else { return Ok(None) };
-    let damaged = |error: forebay_log::error::FormatError| fetch_problem(&error.into());
-    for record in batch.records().map_err(damaged)? {
-        let record = record.map_err(damaged)?;
+    for record in batch.records()? {
+        let record = record?;
         if record.offset == path.offset {
             return Ok(Some(record));
         }

@@ -1,12 +1,11 @@
 //! Topics as a resource.
 
 use axum::Json;
-use axum::body::to_bytes;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use forebay_log::model::{Offset, PartitionId, Topic, TopicName};
+use forebay_log::model::{PartitionId, Topic, TopicName};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -19,11 +18,14 @@ use crate::http::docs::problems::{
     AlterProblems, CreateProblems, DeleteProblems, ListProblems, OffsetsProblems, TopicProblems,
 };
 use crate::http::error::topic_not_found;
-use crate::http::extract::{After, Query, TopicPath, body_too_large};
+use crate::http::extract::{After, Query, TopicPath, json_body};
 use crate::http::problem::{Code, Problem};
-use crate::http::read::{bad, header_value, offset_at};
+use crate::http::read::{bad, ends, offset_at, with_etag};
 use crate::limits;
-use crate::topics::{Changes, TopicVersion, describe as describe_settings};
+use crate::topics::{Changes, Expected, TopicVersion, describe as describe_settings};
+
+/// A description changes: a client may keep it, and asks each time whether it still holds.
+const REVALIDATED: &str = "no-cache";
 
 /// A topic: its settings by Kafka's names beside these.
 #[derive(Debug, Serialize, ToSchema)]
@@ -110,7 +112,9 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<TopicL
 }
 
 /// Creates a topic, or confirms one: then only the settings named are compared.
-#[utoipa::path(put, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
+#[utoipa::path(put, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
+    ("If-None-Match" = Option<String>, Header, pattern = "^\\*$", example = "*",
+        description = "`*`: only create, never confirm")),
     request_body(content = Option<TopicSettings>, description = "settings by name", example = json!({"partitions": 3})),
     responses((status = CREATED, description = "made", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))),
         (status = OK, description = "the topic as it is now", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))), CreateProblems))]
@@ -120,26 +124,41 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Problem> {
     Query::parse(request.uri().query(), &[])?;
+    let only_new = only_new(request.headers())?;
     let changes = settings(request).await?;
-    let (topic, new) = app.topics.create(&path.topic, &changes).await?;
+    let (topic, new) = match only_new {
+        true => (app.topics.create_new(&path.topic, &changes).await?, true),
+        false => app.topics.create(&path.topic, &changes).await?,
+    };
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     answer(status, &path.topic, &topic)
 }
 
-/// Describes a topic.
-#[utoipa::path(get, path = super::paths::TOPIC, tag = "topics", params(TopicPath),
-    responses((status = OK, description = "the topic as it is now", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))), TopicProblems))]
-pub(super) async fn describe(State(app): State<App>, path: TopicPath, uri: Uri) -> Result<Response, Problem> {
+/// Describes a topic. Its `ETag` names the state of this incarnation.
+#[utoipa::path(get, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
+    ("If-None-Match" = Option<String>, Header, pattern = "^(\\*|\"[a-z0-9]+-[0-9]+\")$", example = "\"a0-1\"",
+        description = "the ETag of the description that the client has")),
+    responses((status = OK, description = "the topic as it is now", body = TopicDescription,
+            headers(("ETag" = String, description = "version of the settings, for If-Match"),
+                ("Cache-Control" = String, description = "no-cache"))),
+        (status = NOT_MODIFIED, description = "the client has it"), TopicProblems))]
+pub(super) async fn describe(
+    State(app): State<App>,
+    path: TopicPath,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     Query::parse(uri.query(), &[])?;
     let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
-    answer(StatusCode::OK, &path.topic, &topic)
+    let description = Json(description(&path.topic, &topic)?).into_response();
+    Ok(with_etag(description, &TopicVersion::of(&topic).etag(), &headers, REVALIDATED))
 }
 
 /// Changes settings: a JSON merge patch, in which null means the default. Partitions may only grow.
 #[utoipa::path(patch, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
     ("If-Match" = Option<String>, Header, pattern = "^(\\*|\"[a-z0-9]+-[0-9]+\")$", example = "\"a0-1\"",
         description = "the ETag of the description it is based on")),
-    request_body(content = TopicSettings, content_type = "application/merge-patch+json"),
+    request_body(content((TopicSettings = "application/merge-patch+json"), (TopicSettings = "application/json"))),
     responses((status = OK, description = "the topic as it is now", body = TopicDescription, headers(("ETag" = String, description = "version of the settings, for If-Match"))), AlterProblems))]
 pub(super) async fn alter(
     State(app): State<App>,
@@ -147,13 +166,13 @@ pub(super) async fn alter(
     request: Request,
 ) -> Result<Response, Problem> {
     Query::parse(request.uri().query(), &[])?;
-    let expected = expected(request.headers())?;
+    let expected = expected(request.headers());
     let changes = settings(request).await?;
     let topic = app.topics.alter(&path.topic, &changes, expected).await?;
     answer(StatusCode::OK, &path.topic, &topic)
 }
 
-/// Deletes a topic with its records.
+/// Deletes a topic with its records. Appends that come later get 404; a new topic of the name is another incarnation.
 #[utoipa::path(delete, path = super::paths::TOPIC, tag = "topics", params(TopicPath,
     ("If-Match" = Option<String>, Header, pattern = "^(\\*|\"[a-z0-9]+-[0-9]+\")$", example = "*",
         description = "the ETag of the description it is based on")),
@@ -164,8 +183,7 @@ pub(super) async fn delete(
     request: Request,
 ) -> Result<StatusCode, Problem> {
     Query::parse(request.uri().query(), &[])?;
-    let deleted = app.topics.delete(&path.topic, expected(request.headers())?).await?;
-    app.shards.signals().forget(deleted.id);
+    app.0.delete_topic(&path.topic, expected(request.headers())).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -214,8 +232,7 @@ pub(super) async fn offsets(
     let at = at.ok_or_else(|| bad("at", "must be earliest, latest or an RFC 3339 time"))?;
     let mut slots = Vec::new();
     for partition in topic.partition_ids() {
-        let view = app.shards.log(&topic, partition).map(|log| log.view());
-        let (start, end) = view.map_or((Offset::ZERO, Offset::ZERO), |v| (v.log_start, v.high_watermark));
+        let (start, end) = ends(&app, &topic, partition);
         let next = match at {
             After::Earliest => start,
             After::Time(time) => offset_at(&app, &topic, partition, time).await?.unwrap_or(end),
@@ -235,46 +252,39 @@ fn description(name: &TopicName, topic: &Topic) -> Result<TopicDescription, Prob
     Ok(TopicDescription { name: name.to_string(), epoch: topic.epoch.clone(), settings })
 }
 
-fn etag(topic: &Topic) -> String {
-    format!("\"{}-{}\"", topic.epoch, topic.version)
-}
-
 fn answer(status: StatusCode, name: &TopicName, topic: &Topic) -> Result<Response, Problem> {
-    let mut response = (status, Json(description(name, topic)?)).into_response();
-    response.headers_mut().insert(ETAG, header_value(&etag(topic)));
-    Ok(response)
+    let description = Json(description(name, topic)?);
+    let etag = [(ETAG, TopicVersion::of(topic).etag())];
+    Ok((status, etag, description).into_response())
 }
 
-/// Reads the version that `If-Match` names.
-fn expected(headers: &HeaderMap) -> Result<Option<TopicVersion>, Problem> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(None);
+/// Reads the states that `If-Match` names; none for any state.
+fn expected(headers: &HeaderMap) -> Option<Expected> {
+    let named: Vec<&str> =
+        headers.get_all(IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default()).collect();
+    let tags: Expected =
+        named.iter().flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
+    (!tags.is_empty() && !tags.iter().any(|tag| tag == "*")).then_some(tags)
+}
+
+/// Reads `If-None-Match: *`, which lets a PUT create and nothing else.
+fn only_new(headers: &HeaderMap) -> Result<bool, Problem> {
+    match headers.get(IF_NONE_MATCH) {
+        None => Ok(false),
+        Some(value) if value.as_bytes().trim_ascii() == b"*" => Ok(true),
+        Some(_) => {
+            let rule = "If-None-Match must be * here: only create";
+            Err(Problem::new(Code::BadParameter, rule).with("header", "If-None-Match"))
+        }
     }
-    let etag = text.trim_matches('"').rsplit_once('-');
-    let version = etag.and_then(|(epoch, version)| {
-        Some(TopicVersion { epoch: epoch.to_owned(), version: version.parse().ok()? })
-    });
-    let rule = "If-Match must be the ETag of a topic";
-    version.map(Some).ok_or_else(|| Problem::new(Code::BadParameter, rule).with("header", "If-Match"))
 }
 
 /// Reads a body of settings; none at all names none.
 async fn settings(request: Request) -> Result<Changes, Problem> {
-    const KNOWN: [&str; 4] =
-        ["application/json", "application/merge-patch+json", "application/x-www-form-urlencoded", ""];
-    let media_type =
-        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !KNOWN.contains(&essence.as_str()) {
-        return Err(Problem::new(Code::UnsupportedMediaType, "settings are application/json"));
-    }
-    let limit = limits::SETTINGS_BYTES_MAX;
-    let body = to_bytes(request.into_body(), limit).await.map_err(|_| body_too_large(limit))?;
-    if body.trim_ascii().is_empty() {
+    const PATCH: &str = "application/merge-patch+json";
+    let Some(body) = json_body(request, &[PATCH], limits::SETTINGS_BYTES_MAX).await? else {
         return Ok(Map::new());
-    }
+    };
     match serde_json::from_slice(&body) {
         Ok(Value::Object(settings)) => Ok(settings),
         Ok(_) => Err(Problem::new(Code::BadJson, "settings are a JSON object")),

@@ -44,11 +44,11 @@ pub enum TopicsError {
     /// A setting is unknown or out of range.
     #[error("{0}")]
     Settings(String),
-    /// The topic has another version than the caller's.
-    #[error("topic was changed meanwhile: version={current}")]
+    /// The topic is in another state than the caller's.
+    #[error("topic is not in the expected state: current={}", current.etag())]
     Version {
-        /// The version it has.
-        current: u64,
+        /// The state it is in.
+        current: TopicVersion,
     },
     /// The cluster has [`limits::TOPICS_MAX`] topics.
     #[error("cluster has no room for another topic: limit={limit}", limit = limits::TOPICS_MAX)]
@@ -96,7 +96,15 @@ impl TopicVersion {
     pub fn of(topic: &Topic) -> Self {
         Self { epoch: topic.epoch.clone(), version: topic.version }
     }
+
+    /// Returns the strong entity tag of the state.
+    pub fn etag(&self) -> String {
+        format!("\"{}-{}\"", self.epoch, self.version)
+    }
 }
+
+/// Entity tags, one of which a topic must have to be changed.
+pub type Expected = Vec<String>;
 
 #[derive(Debug)]
 struct Writer {
@@ -168,6 +176,11 @@ impl Topics {
         self.by_name.read().values().cloned().collect()
     }
 
+    /// Returns the topics that were deleted and whose records may still be stored.
+    pub async fn deleted(&self) -> Vec<TopicId> {
+        self.writer.lock().await.file.deleted.iter().map(|topic| topic.id).collect()
+    }
+
     /// Creates a topic, or confirms one that has the settings named. Tells whether it is new.
     ///
     /// # Errors
@@ -181,18 +194,39 @@ impl Topics {
         changes: &Changes,
     ) -> Result<(Arc<Topic>, bool), TopicsError> {
         let (topics, name, changes) = (Arc::clone(self), name.clone(), changes.clone());
-        to_the_end(async move { topics.create_one(&name, &changes).await }).await
+        to_the_end(async move { topics.create_one(&name, &changes, false).await }).await
+    }
+
+    /// Creates a topic that does not exist.
+    ///
+    /// # Errors
+    /// [`TopicsError`], [`TopicsError::Version`] for one that does; a retry may meet what an earlier attempt created.
+    ///
+    /// # Cost
+    /// 1 PUT.
+    pub async fn create_new(
+        self: &Arc<Self>,
+        name: &TopicName,
+        changes: &Changes,
+    ) -> Result<Arc<Topic>, TopicsError> {
+        let (topics, name, changes) = (Arc::clone(self), name.clone(), changes.clone());
+        let created = to_the_end(async move { topics.create_one(&name, &changes, true).await }).await;
+        created.map(|(topic, _)| topic)
     }
 
     async fn create_one(
         &self,
         name: &TopicName,
         changes: &Changes,
+        only_new: bool,
     ) -> Result<(Arc<Topic>, bool), TopicsError> {
         let (partitions, settings) = apply(1, &Settings::default(), changes)?;
         let mut writer = self.writer.lock().await;
         for _ in 0..limits::SWAP_ATTEMPTS_MAX {
             if let Some(topic) = writer.file.topics.get(name) {
+                if only_new {
+                    return Err(TopicsError::Version { current: TopicVersion::of(topic) });
+                }
                 return match first_difference(topic, partitions, &settings, changes)? {
                     None => Ok((Arc::new(topic.clone()), false)),
                     Some(setting) => Err(TopicsError::Exists { name: name.clone(), setting }),
@@ -221,7 +255,7 @@ impl Topics {
         Err(TopicsError::Contended)
     }
 
-    /// Changes settings of a topic; `expected` is the version the caller saw.
+    /// Changes settings of a topic, if it is in the state that the caller saw.
     ///
     /// # Errors
     /// [`TopicsError`]; a retry is safe.
@@ -232,7 +266,7 @@ impl Topics {
         self: &Arc<Self>,
         name: &TopicName,
         changes: &Changes,
-        expected: Option<TopicVersion>,
+        expected: Option<Expected>,
     ) -> Result<Arc<Topic>, TopicsError> {
         let (topics, name, changes) = (Arc::clone(self), name.clone(), changes.clone());
         to_the_end(async move { topics.alter_one(&name, &changes, expected.as_ref()).await }).await
@@ -242,7 +276,7 @@ impl Topics {
         &self,
         name: &TopicName,
         changes: &Changes,
-        expected: Option<&TopicVersion>,
+        expected: Option<&Expected>,
     ) -> Result<Arc<Topic>, TopicsError> {
         let mut writer = self.writer.lock().await;
         for _ in 0..limits::SWAP_ATTEMPTS_MAX {
@@ -277,17 +311,13 @@ impl Topics {
     pub async fn delete(
         self: &Arc<Self>,
         name: &TopicName,
-        expected: Option<TopicVersion>,
+        expected: Option<Expected>,
     ) -> Result<Topic, TopicsError> {
         let (topics, name) = (Arc::clone(self), name.clone());
         to_the_end(async move { topics.delete_one(&name, expected.as_ref()).await }).await
     }
 
-    async fn delete_one(
-        &self,
-        name: &TopicName,
-        expected: Option<&TopicVersion>,
-    ) -> Result<Topic, TopicsError> {
+    async fn delete_one(&self, name: &TopicName, expected: Option<&Expected>) -> Result<Topic, TopicsError> {
         let mut writer = self.writer.lock().await;
         for _ in 0..limits::SWAP_ATTEMPTS_MAX {
             if let Some(current) = writer.file.topics.get(name) {
@@ -337,7 +367,7 @@ impl Topics {
 
 /// Does a change to its end, even if the request that asked for it is gone: what is in memory would no longer be what
 /// is stored.
-async fn to_the_end<T: Send + 'static>(
+pub(crate) async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, TopicsError>> + Send + 'static,
 ) -> Result<T, TopicsError> {
     match tokio::spawn(change).await {
@@ -348,11 +378,10 @@ async fn to_the_end<T: Send + 'static>(
     }
 }
 
-fn check_version(current: &Topic, expected: Option<&TopicVersion>) -> Result<(), TopicsError> {
+fn check_version(topic: &Topic, expected: Option<&Expected>) -> Result<(), TopicsError> {
+    let current = TopicVersion::of(topic);
     match expected {
-        Some(expected) if *expected != TopicVersion::of(current) => {
-            Err(TopicsError::Version { current: current.version })
-        }
+        Some(tags) if !tags.contains(&current.etag()) => Err(TopicsError::Version { current }),
         _ => Ok(()),
     }
 }

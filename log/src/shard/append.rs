@@ -171,6 +171,9 @@ pub enum AppendError {
     /// A batch without a record.
     #[error("append holds no record")]
     Empty,
+    /// The topic was deleted.
+    #[error("topic was deleted")]
+    TopicGone,
     /// The node does not lead the shard, or no longer.
     #[error("shard has no leader here: outcome={outcome:?}")]
     NoLeader {
@@ -192,6 +195,7 @@ impl AppendError {
             }
             Self::ProducerFenced { .. } => ErrorKind::Fenced,
             Self::TooLarge { .. } | Self::Empty => ErrorKind::Invalid,
+            Self::TopicGone => ErrorKind::NotFound,
             Self::TimedOut | Self::NoLeader { .. } | Self::Draining => ErrorKind::Unavailable,
         }
     }

@@ -1,6 +1,6 @@
 //! Reads batches of a partition: from memory at the tail, else from the object that the index names.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,10 +11,11 @@ use quick_cache::sync::Cache;
 use crate::error::{ErrorKind, FormatError};
 use crate::format::manifest::{Manifest, RolledRef};
 use crate::format::record_batch::{self, RecordBatch};
-use crate::format::wal_object::{Footer, WalHeader};
+use crate::format::wal_object::{Footer, IndexEntry, WalHeader};
 use crate::limits;
-use crate::model::{JobId, Offset, Timestamp, TopicPartition, WalSeq};
+use crate::model::{JobId, Offset, Timestamp, TopicId, TopicPartition, WalSeq};
 use crate::shard::open::{OpenError, ShardStore};
+use crate::shard::pages::Pages;
 use crate::shard::partition::{Extent, Located, PartitionLog, Source};
 
 /// Why a fetch gave nothing.
@@ -73,10 +74,13 @@ impl Weighter<(Source, u64), Bytes> for ByLength {
 /// What a shard's partitions look like to readers, and the way to their bytes.
 #[derive(Debug)]
 pub struct ShardIndex {
-    at: ShardStore,
+    pub(super) at: ShardStore,
     logs: RwLock<HashMap<TopicPartition, Arc<PartitionLog>>>,
     blocks: Cache<(Source, u64), Bytes, ByLength>,
     rolled: Mutex<Rolled>,
+    gone: RwLock<Gone>,
+    /// Held while this node changes the manifest, so that its own changes do not race each other.
+    pub(super) changes: tokio::sync::Mutex<()>,
 }
 
 /// What the index took over from the manifest.
@@ -84,8 +88,17 @@ pub struct ShardIndex {
 struct Rolled {
     version: u64,
     floor: WalSeq,
-    footers: HashMap<JobId, Arc<Footer>>,
+    /// What each rolled object holds.
+    entries: HashMap<JobId, Arc<[IndexEntry]>>,
+    pages: Pages,
     above: VecDeque<ObjectAbove>,
+}
+
+/// Topics that were deleted: what the log still holds of them is nobody's.
+#[derive(Debug, Default)]
+struct Gone {
+    topics: HashSet<TopicId>,
+    oldest_first: VecDeque<TopicId>,
 }
 
 /// A WAL object above the floor.
@@ -110,16 +123,51 @@ pub struct Backlog {
 impl ShardIndex {
     pub(crate) fn new(at: ShardStore) -> Self {
         let blocks = Cache::with_weighter(1024, limits::SHARD_BLOCK_CACHE_BYTES, ByLength);
-        Self { at, logs: RwLock::default(), blocks, rolled: Mutex::default() }
+        let (logs, rolled, gone) = (RwLock::default(), Mutex::default(), RwLock::default());
+        Self { at, logs, blocks, rolled, gone, changes: tokio::sync::Mutex::default() }
     }
 
-    /// Returns a partition's index; an empty one when it never had a record.
+    /// Returns a partition's index; an empty one when it never had a record, or its topic is gone.
     pub fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
         if let Some(log) = self.logs.read().get(&partition) {
             return Arc::clone(log);
         }
         let mut logs = self.logs.write();
-        Arc::clone(logs.entry(partition).or_insert_with(|| Arc::new(PartitionLog::new(partition))))
+        let new = || Arc::new(PartitionLog::new(partition));
+        // Under the lock that [`Self::forget`] takes after it has noted the topic.
+        if self.is_gone(partition.topic) {
+            return new();
+        }
+        Arc::clone(logs.entry(partition).or_insert_with(new))
+    }
+
+    /// Forgets a deleted topic: nothing of it is read or kept in memory any more, and appends to it are refused. Of the
+    /// topics forgotten the last [`limits::TOPICS_DELETED_MAX`] are remembered.
+    pub fn forget(&self, topic: TopicId) {
+        {
+            let mut gone = self.gone.write();
+            if gone.topics.insert(topic) {
+                gone.oldest_first.push_back(topic);
+            }
+            if gone.oldest_first.len() > limits::TOPICS_DELETED_MAX {
+                let oldest = gone.oldest_first.pop_front();
+                oldest.map(|oldest| gone.topics.remove(&oldest));
+            }
+        }
+        // A leader holds on to logs of what it stored last; what is in them is freed now.
+        let of_topic =
+            self.logs.write().extract_if(|partition, _| partition.topic == topic).collect::<Vec<_>>();
+        of_topic.iter().for_each(|(_, log)| log.clear());
+        for entries in self.rolled.lock().entries.values_mut() {
+            if entries.iter().any(|entry| entry.partition.topic == topic) {
+                *entries = entries.iter().filter(|entry| entry.partition.topic != topic).copied().collect();
+            }
+        }
+    }
+
+    /// Tells whether a topic was deleted.
+    pub fn is_gone(&self, topic: TopicId) -> bool {
+        self.gone.read().topics.contains(&topic)
     }
 
     /// Reads batches from an offset on, up to about `max_bytes` as stored.
@@ -174,7 +222,14 @@ impl ShardIndex {
         let log = self.log(partition);
         let Some(mut at) = log.first_at(timestamp) else { return Ok(None) };
         loop {
-            let fetched = self.fetch(partition, at, limits::WAL_OBJECT_BYTES_MAX).await?;
+            let fetched = match self.fetch(partition, at, limits::WAL_OBJECT_BYTES_MAX).await {
+                // It moved while we looked.
+                Err(FetchError::Expired { log_start }) => {
+                    at = log_start;
+                    continue;
+                }
+                fetched => fetched?,
+            };
             if fetched.next <= at {
                 return Ok(None);
             }
@@ -217,42 +272,65 @@ impl ShardIndex {
         }
         let (size_bytes, append_time) = (header.object_len, header.append_time);
         rolled.above.push_back(ObjectAbove { seq, size_bytes, append_time });
-        for entry in footer.entries.iter().filter(|entry| entry.count > 0) {
+        let held = |entry: &&IndexEntry| entry.count > 0 && !self.is_gone(entry.partition.topic);
+        for entry in footer.entries.iter().filter(held) {
             self.log(entry.partition).add_extent(Extent { source: Source::Wal(seq), entry: *entry });
         }
     }
 
-    /// Takes over what a manifest says about everything below its floor. An older manifest than the last is ignored.
+    /// Takes over what a manifest says about everything below its floor, and its log starts. An older manifest than the
+    /// last is ignored.
     ///
     /// # Errors
     /// [`OpenError`]; the index is unchanged, and a retry is safe.
     ///
     /// # Cost
-    /// Up to 3 GETs for each rolled object that is new to the index.
+    /// Up to 3 GETs for each rolled object that is new to the index, one for each page.
     pub async fn adopt(&self, manifest: &Manifest) -> Result<(), OpenError> {
-        let mut footers = HashMap::new();
-        for reference in &manifest.rolled {
-            let known = self.rolled.lock().footers.get(&reference.job).cloned();
-            let footer = match known {
-                Some(footer) => footer,
-                None => Arc::new(self.rolled_footer(reference).await?),
-            };
-            footers.insert(reference.job, footer);
+        match self.read_named(manifest).await {
+            Ok((entries, pages)) => {
+                self.take_over(manifest, entries, pages);
+                Ok(())
+            }
+            // What an older manifest names may be deleted once the next is taken over.
+            Err(_) if self.rolled.lock().version > manifest.version => Ok(()),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Reads what a manifest names, as far as it is new to the index.
+    async fn read_named(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<(HashMap<JobId, Arc<[IndexEntry]>>, Pages), OpenError> {
+        let mut entries = HashMap::new();
+        for reference in &manifest.rolled {
+            let known = self.rolled.lock().entries.get(&reference.job).cloned();
+            let held = match known {
+                Some(held) => held,
+                None => self.rolled_entries(reference).await?,
+            };
+            entries.insert(reference.job, held);
+        }
+        let known = self.pages();
+        Ok((entries, self.at.pages(manifest, &known).await?))
+    }
+
+    fn take_over(&self, manifest: &Manifest, entries: HashMap<JobId, Arc<[IndexEntry]>>, pages: Pages) {
         let mut extents: HashMap<TopicPartition, Vec<Extent>> = HashMap::new();
         for reference in &manifest.rolled {
-            for entry in footers.get(&reference.job).into_iter().flat_map(|footer| &footer.entries) {
+            for entry in entries.get(&reference.job).into_iter().flat_map(|held| held.iter()) {
                 let extent = Extent { source: Source::Rolled(*reference), entry: *entry };
                 extents.entry(entry.partition).or_default().push(extent);
             }
         }
         let mut rolled = self.rolled.lock();
         if manifest.version < rolled.version {
-            return Ok(());
+            return;
         }
         rolled.version = manifest.version;
         rolled.floor = manifest.floor;
-        rolled.footers = footers;
+        rolled.entries = entries;
         rolled.above.retain(|object| object.seq >= manifest.floor);
         // All of them: a partition that no rolled object holds any more must forget those that did.
         let known: Vec<_> = self.logs.read().keys().copied().collect();
@@ -260,9 +338,25 @@ impl ShardIndex {
             extents.entry(partition).or_default();
         }
         for (partition, extents) in extents {
-            self.log(partition).replace_below(manifest.floor, extents);
+            if !self.is_gone(partition.topic) {
+                self.log(partition).replace_below(manifest.floor, extents);
+            }
         }
-        Ok(())
+        drop(rolled);
+        self.show(pages);
+    }
+
+    /// Returns the pages last shown.
+    pub(super) fn pages(&self) -> Pages {
+        self.rolled.lock().pages.clone()
+    }
+
+    /// Moves the log starts of readers to what pages say. Older pages than the last move nothing back.
+    pub(super) fn show(&self, pages: Pages) {
+        for noted in pages.partitions().filter(|noted| !self.is_gone(noted.partition.topic)) {
+            self.log(noted.partition).start_at(noted.log_start);
+        }
+        self.rolled.lock().pages = pages;
     }
 
     /// Returns what lies above the floor.
@@ -275,10 +369,13 @@ impl ShardIndex {
         }
     }
 
-    async fn rolled_footer(&self, reference: &RolledRef) -> Result<Footer, OpenError> {
+    /// Reads what a rolled object holds of topics that are there.
+    async fn rolled_entries(&self, reference: &RolledRef) -> Result<Arc<[IndexEntry]>, OpenError> {
         let key = self.at.keys.rolled(self.at.shard, reference);
         let object = self.at.object(&key).await?;
-        object.map(|object| object.footer).ok_or_else(|| OpenError::Missing { key: key.to_string() })
+        let object = object.ok_or_else(|| OpenError::Missing { key: key.to_string() })?;
+        let entries = object.footer.entries.into_iter();
+        Ok(entries.filter(|entry| !self.is_gone(entry.partition.topic)).collect())
     }
 }
 

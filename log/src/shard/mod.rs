@@ -6,10 +6,11 @@
 //! leader writes further ahead than that gap, so a leader that lost its shard can never reach a number of the next
 //! epoch. Leases and clocks decide who tries to lead; only the create-only PUT on the path decides who wins.
 //!
-//! The deciding parts are pure and do no IO: [`walk`] (the path), [`state`] (offsets), [`dedupe`] (what
-//! was appended under which name), [`taker`] (becoming leader), [`writer`] (a leader's PUTs and acknowledgements) and [`reader`] (following without leading).
-//! The drivers do the IO: [`open`] runs a taker, [`leader`] a writer beside the journal, [`follow`] a reader, and
-//! [`fetch`] reads what [`partition`] says is where.
+//! The deciding parts are pure and do no IO: [`walk`] (the path), [`state`] (offsets), [`dedupe`] (what was appended
+//! under which name), [`taker`] (becoming leader), [`writer`] (a leader's PUTs and acknowledgements) and [`reader`]
+//! (following without leading). The drivers do the IO: [`open`] runs a taker, [`leader`] a writer beside the journal,
+//! [`follow`] a reader, [`fetch`] reads what [`partition`] says is where, and [`truncate`] moves log starts, which
+//! [`pages`] hold.
 
 pub mod append;
 pub mod dedupe;
@@ -18,6 +19,7 @@ pub mod follow;
 pub mod frames;
 pub mod leader;
 pub mod open;
+pub mod pages;
 pub mod partition;
 pub mod reader;
 pub mod signal;
@@ -25,6 +27,7 @@ pub mod state;
 pub mod taker;
 #[cfg(test)]
 mod tests;
+pub mod truncate;
 mod upload;
 pub mod walk;
 pub mod writer;
@@ -34,5 +37,7 @@ pub use fetch::{Backlog, FetchError, Fetched, ShardIndex};
 pub use frames::SharedJournal;
 pub use leader::{LeaderOptions, Receipt, RecoverError, Shard};
 pub use open::{OpenError, ShardStore};
+pub use pages::Pages;
 pub use partition::{PartitionLog, PartitionUsage, PartitionView};
 pub use signal::Signals;
+pub use truncate::{TruncateError, Truncated};

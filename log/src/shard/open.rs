@@ -1,5 +1,6 @@
 //! Runs a [`Taker`] against the store, and reads objects of the path.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,11 +9,13 @@ use rand::rngs::StdRng;
 
 use crate::error::{ErrorKind, FormatError};
 use crate::format::manifest::Manifest;
+use crate::format::page::Page;
 use crate::format::snapshot::Snapshot;
 use crate::format::wal_object::{self, Footer, ObjectKind, TailIndex, WalHeader};
 use crate::keys::Keys;
 use crate::limits;
 use crate::model::{ClusterId, ShardId, Timestamp, WalSeq};
+use crate::shard::pages::Pages;
 use crate::shard::taker::{Answer, Ask, Leadership, PathObject, PutAnswer, Taker, TakerError};
 use crate::store::{CreateAnswer, Store, StoreError, Swap};
 
@@ -37,8 +40,8 @@ pub enum OpenError {
     /// The takeover ended without leadership.
     #[error("shard cannot be led")]
     Taker(#[from] TakerError),
-    /// A rolled object that the manifest names is not there.
-    #[error("object named by the manifest is missing: {key}")]
+    /// A rolled object or page that the manifest names, or the manifest itself, is not there.
+    #[error("object of the shard is missing: {key}")]
     Missing {
         /// The object.
         key: String,
@@ -127,6 +130,42 @@ impl ShardStore {
         let key = self.keys.snapshot(self.shard, hash);
         let Some(body) = self.store.get(&key).await? else { return Ok(None) };
         Snapshot::decode(&body).map(Some).map_err(|source| damaged(&key, source))
+    }
+
+    /// Reads the pages that a manifest names, but for those already known.
+    ///
+    /// # Errors
+    /// [`OpenError`]; after [`OpenError::Missing`] a newer manifest names another page.
+    ///
+    /// # Cost
+    /// 1 GET for each page that is not known.
+    pub async fn pages(&self, manifest: &Manifest, known: &Pages) -> Result<Pages, OpenError> {
+        let mut pages = Pages::default();
+        for reference in &manifest.pages {
+            let page = match known.get(reference) {
+                Some(page) => page,
+                None => {
+                    let missing =
+                        || OpenError::Missing { key: self.keys.page(self.shard, reference.hash).to_string() };
+                    Arc::new(self.page(reference.hash).await?.ok_or_else(missing)?)
+                }
+            };
+            pages.insert(*reference, page);
+        }
+        Ok(pages)
+    }
+
+    /// Reads a page; none when it is gone.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a retry is safe.
+    ///
+    /// # Cost
+    /// 1 GET.
+    pub async fn page(&self, hash: u128) -> Result<Option<Page>, OpenError> {
+        let key = self.keys.page(self.shard, hash);
+        let Some(body) = self.store.get(&key).await? else { return Ok(None) };
+        Page::decode(&body).map(Some).map_err(|source| damaged(&key, source))
     }
 
     /// Reads header and index of a WAL object; none when there is none.

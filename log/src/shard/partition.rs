@@ -48,9 +48,9 @@ pub struct PartitionView {
 /// What a partition takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionUsage {
-    /// Bytes of its batches in the store and in memory, as stored.
+    /// Bytes of its batches in the store and in memory, as stored, as far as something of them may be read.
     pub size_bytes: u64,
-    /// Runs of batches in the store.
+    /// Runs of such batches in the store.
     pub extents: usize,
 }
 
@@ -108,10 +108,13 @@ impl PartitionLog {
     pub fn usage(&self) -> PartitionUsage {
         let inner = self.inner.read();
         let stored_end = inner.extents.last().map_or(Offset::ZERO, |extent| extent.entry.end_offset);
-        let unstored = inner.tail.iter().filter(|batch| batch.base >= stored_end);
+        let unstored_from = |batch: &&TailBatch| batch.base >= stored_end && batch.end > inner.log_start;
+        let unstored = inner.tail.iter().filter(unstored_from);
         let unstored_bytes: u64 = unstored.map(|batch| batch.bytes.len() as u64).sum();
-        let stored_bytes: u64 = inner.extents.iter().map(|extent| u64::from(extent.entry.length)).sum();
-        PartitionUsage { size_bytes: stored_bytes + unstored_bytes, extents: inner.extents.len() }
+        let first = inner.extents.partition_point(|extent| extent.entry.end_offset <= inner.log_start);
+        let stored = &inner.extents[first..];
+        let stored_bytes: u64 = stored.iter().map(|extent| u64::from(extent.entry.length)).sum();
+        PartitionUsage { size_bytes: stored_bytes + unstored_bytes, extents: stored.len() }
     }
 
     /// Finds the first batch that holds this offset or comes after it, and those behind it up to about `max_bytes`.
@@ -140,10 +143,11 @@ impl PartitionLog {
         let stored = inner.extents.iter().find(|extent| {
             extent.entry.max_timestamp >= timestamp && extent.entry.end_offset > inner.log_start
         });
+        let readable = |batch: &TailBatch| batch.end > inner.log_start && batch.end <= inner.high_watermark;
         let in_memory = inner
             .tail
             .iter()
-            .find(|batch| batch.max_timestamp >= timestamp && batch.end <= inner.high_watermark)
+            .find(|batch| batch.max_timestamp >= timestamp && readable(batch))
             .map(|batch| batch.base);
         match (stored.map(|extent| extent.entry.base_offset), in_memory) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -163,6 +167,12 @@ impl PartitionLog {
         inner.high_watermark = inner.high_watermark.max(high_watermark);
     }
 
+    /// Moves the log start forward: what is below is never read again.
+    pub(crate) fn start_at(&self, log_start: Offset) {
+        let mut inner = self.inner.write();
+        inner.log_start = inner.log_start.max(log_start);
+    }
+
     /// Adds a run in the store behind the others.
     pub(crate) fn add_extent(&self, extent: Extent) {
         self.inner.write().extents.push(extent);
@@ -178,6 +188,13 @@ impl PartitionLog {
         let mut extents = rolled;
         extents.extend(above.copied().collect::<Vec<_>>());
         inner.extents = extents;
+    }
+
+    /// Forgets everything: the topic is gone.
+    pub(crate) fn clear(&self) {
+        let mut inner = self.inner.write();
+        inner.extents = Vec::new();
+        inner.tail = VecDeque::new();
     }
 
     /// Forgets batches in memory that end at or below this offset; they are in the store.

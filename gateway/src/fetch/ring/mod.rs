@@ -3,7 +3,7 @@
 //! One task per topic with subscribers puts new records of all partitions in one order and encodes them into chunks.
 //! A subscriber enters behind a chunk only after it has read the log exactly up to that chunk's end in every
 //! partition, so that the ring's order makes all subscribers' positions equal. One that falls out of the ring goes
-//! back to the log.
+//! back to the log. So do all when a log start moves: what the ring holds may no longer be shown.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -72,7 +72,7 @@ pub enum Following {
     Chunk(Chunk),
     /// Nothing yet: wait for news.
     Nothing,
-    /// The chunk is no longer, or never will be, in the ring: read the log.
+    /// The chunk is not in the ring any more, or never will be: read the log.
     Left,
 }
 
@@ -113,6 +113,9 @@ impl Ring {
 
     fn push(&self, bytes: Bytes, end: Arc<[Offset]>) {
         let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
         state.end = Arc::clone(&end);
         if !bytes.is_empty() {
             state.bytes += bytes.len();
@@ -127,9 +130,25 @@ impl Ring {
         self.news.send_replace(());
     }
 
+    /// Ends the ring; what it holds can still be taken.
     fn close(&self) {
         self.state.lock().closed = true;
         self.news.send_replace(());
+    }
+
+    /// Ends the ring; what its subscribers have not taken yet they read from the log.
+    fn discard(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.first += state.chunks.len() as u64;
+        state.chunks.clear();
+        state.bytes = 0;
+        drop(state);
+        self.news.send_replace(());
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 }
 
@@ -152,7 +171,7 @@ impl Rings {
         let mut rings = self.rings.lock();
         rings.retain(|_, ring| ring.strong_count() > 0);
         let known = rings.get(&(topic, format)).and_then(Weak::upgrade);
-        if let Some(ring) = known.filter(|ring| !ring.state.lock().closed) {
+        if let Some(ring) = known.filter(|ring| !ring.is_closed()) {
             return ring;
         }
         let reader = reader();
@@ -163,6 +182,13 @@ impl Rings {
         tokio::spawn(fill(Arc::downgrade(&ring), reader, sink));
         ring
     }
+
+    /// Ends the rings of a topic whose log starts have moved: nothing they hold is shown any more.
+    pub fn discard(&self, topic: TopicId) {
+        let rings = self.rings.lock();
+        let of_topic = rings.iter().filter(|((of, _), _)| *of == topic);
+        of_topic.filter_map(|(_, ring)| ring.upgrade()).for_each(|ring| ring.discard());
+    }
 }
 
 /// Fills a ring while it has subscribers.
@@ -170,7 +196,7 @@ async fn fill(ring: Weak<Ring>, mut reader: Reader, mut sink: impl ChunkSink) {
     let limit = PageLimit { records: limits::PAGE_RECORDS_MAX, bytes: limits::CHUNK_BYTES };
     loop {
         let page = reader.page(limit, &mut sink).await;
-        let Some(ring) = ring.upgrade() else { return };
+        let Some(ring) = ring.upgrade().filter(|ring| !ring.is_closed()) else { return };
         match page {
             Ok(end) => {
                 let ends = ends(&reader.positions);
@@ -184,6 +210,7 @@ async fn fill(ring: Weak<Ring>, mut reader: Reader, mut sink: impl ChunkSink) {
                 }
             }
             // Every subscriber meets the same error in the log, where it is told to the client.
+            Err(error) if error.is_gap() => return ring.discard(),
             Err(_) => return ring.close(),
         }
     }

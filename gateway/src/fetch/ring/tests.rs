@@ -70,6 +70,10 @@ fn a_slow_reader_is_told_that_it_fell_out() {
     ring.close();
     assert!(matches!(ring.following(4), Following::Chunk(_)), "what there is can still be read");
     assert!(matches!(ring.following(5), Following::Left));
+    ring.push(large, offsets(&[6]));
+    assert!(matches!(ring.following(5), Following::Left), "a closed ring takes nothing");
+    ring.discard();
+    assert!(matches!(ring.following(4), Following::Left), "nothing can be read any more");
 }
 
 #[test]

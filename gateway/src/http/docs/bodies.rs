@@ -100,6 +100,18 @@ impl IntoResponses for RecordPages {
         let page = ResponseBuilder::new()
             .description("a page, or a stream where `Accept` asks for one")
             .header("Forebay-Next", header(Type::String, "the `after` of the next page", json!("a0.0-1")))
+            .header(
+                "Link",
+                header(
+                    Type::String,
+                    "the next page, until it has caught up",
+                    json!("<?after=a0.0-1>; rel=\"next\""),
+                ),
+            )
+            .header(
+                "Forebay-Reset",
+                header(Type::String, "why `on_gap=reset` began elsewhere", json!("cursor-expired")),
+            )
             .header("ETag", header(Type::String, "of pages that never change", json!("\"5f0c\"")))
             .header("Cache-Control", header(Type::String, "how long it may be kept", json!("no-store")))
             .content("application/json", of_schema(&RecordPage::name(), page))

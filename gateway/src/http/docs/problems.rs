@@ -36,13 +36,18 @@ problem_sets! {
     /// Looking at one topic.
     TopicProblems [TopicNotFound]
     /// Creating a topic.
-    CreateProblems [BadJson TopicExists TooLarge UnsupportedMediaType InvalidConfig StorageUnavailable]
+    CreateProblems [BadJson TopicExists PreconditionFailed TooLarge UnsupportedMediaType InvalidConfig StorageUnavailable]
     /// Changing a topic.
     AlterProblems [
         BadJson TopicNotFound PreconditionFailed TooLarge UnsupportedMediaType InvalidConfig StorageUnavailable
     ]
     /// Deleting a topic.
     DeleteProblems [TopicNotFound PreconditionFailed StorageUnavailable]
+    /// Deleting records from the start of a topic.
+    TruncateProblems [
+        BadJson BadCursor TopicNotFound PartitionNotFound TopicRecreated TooLarge UnsupportedMediaType Draining
+        StorageUnavailable NoLeader
+    ]
     /// Finding the offsets of a time.
     OffsetsProblems [TopicNotFound StorageUnavailable]
     /// Appending records.
@@ -56,7 +61,7 @@ problem_sets! {
         StorageUnavailable
     ]
     /// Reading one record.
-    RecordProblems [TopicNotFound PartitionNotFound RecordNotFound StorageUnavailable]
+    RecordProblems [TopicNotFound PartitionNotFound RecordNotFound CursorExpired StorageUnavailable]
 }
 
 /// Tells that a node does not serve.

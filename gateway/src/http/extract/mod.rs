@@ -3,6 +3,7 @@
 mod accept;
 mod after;
 mod content_type;
+mod json_body;
 mod path;
 mod query;
 mod rejection;
@@ -10,6 +11,7 @@ mod rejection;
 pub use accept::{Representation, negotiate};
 pub use after::{After, parse_time};
 pub use content_type::{EventDocument, ProduceFormat, produce_format};
+pub use json_body::json_body;
 pub use path::{PartitionPath, RecordPath, TopicPath};
 pub use query::Query;
 pub use rejection::{body_too_large, method_not_allowed, no_such_path, unreadable_body};

@@ -85,8 +85,8 @@ pub(super) struct ReadArgs {
     pub(super) resumed: bool,
     /// Whether the URL alone names the place where it begins.
     pub(super) absolute: bool,
-    /// Whether the place asked for was no longer there, and the read begins elsewhere.
-    pub(super) reset: Option<Problem>,
+    /// Why the read begins elsewhere than it was asked to: a problem for each topic whose place is no longer there.
+    pub(super) resets: Vec<Problem>,
     /// The client has had everything it asked for.
     pub(super) ended: bool,
 }
@@ -127,7 +127,7 @@ impl ReadArgs {
         let wait = query.duration("wait", limits::WAIT_MAX)?.unwrap_or_default();
         let places = Places { app, partitions };
         places.wait_for_own_writes(&query, &topics).await?;
-        let (mut positions, reset) = places.begin(&topics, &asked.start, reset_on_gap).await?;
+        let (mut positions, resets) = places.begin(&topics, &asked.start, reset_on_gap).await?;
         let bounded = places.bound(&query, &mut positions).await?;
         let filtered = !filter.is_empty();
         Ok(Self {
@@ -145,8 +145,16 @@ impl ReadArgs {
             absolute: asked.is_absolute(),
             ended: asked.start.is_end(),
             resumed: asked.resumed,
-            reset,
+            resets,
         })
+    }
+
+    /// Tells whether the URL names a page that is the same tomorrow, as long as it ends below the tail: all records of
+    /// one partition from a place that stays, where nothing is ever put in between.
+    pub(super) fn is_repeatable(&self) -> bool {
+        let [position] = self.reader.positions.as_slice() else { return false };
+        let single = !position.whole && position.slots.len() == 1;
+        single && self.absolute && !self.filtered && !self.bounded && self.resets.is_empty()
     }
 
     /// Returns the cursor of where the read stands.

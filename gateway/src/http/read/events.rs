@@ -25,7 +25,7 @@ use crate::fetch::position::{Slot, TopicPosition};
 use crate::fetch::ring::{ChunkSink, Entry, Following, Ring};
 use crate::fetch::{PageLimit, ReadError, Reader, high_watermarks};
 use crate::http::App;
-use crate::http::problem::{Code, Problem};
+use crate::http::problem::Problem;
 use crate::http::read::args::{Format, ReadArgs};
 use crate::http::read::page::EventSink;
 use crate::http::wire::sse;
@@ -224,8 +224,8 @@ impl Events {
 
     /// Bounds the log reader to where the ring is entered; partitions that are new to it begin at their start.
     fn read_until(&mut self, end: &[Offset]) {
+        self.args.reader.extend(0, end.len());
         if let Some(position) = self.args.reader.positions.first_mut() {
-            position.extend(end.len());
             for (slot, end) in position.slots.iter_mut().zip(end) {
                 slot.until = Some(*end);
             }
@@ -293,12 +293,12 @@ impl Events {
             let latest = at(&|slot| view(slot).map_or(Offset::ZERO, |view| view.high_watermark));
             topics.insert(position.name.to_string(), json!({ "earliest": earliest, "latest": latest }));
         }
-        let resumed = self.args.resumed && self.args.reset.is_none();
+        let resumed = self.args.resumed && self.args.resets.is_empty();
         let data = json!({ "topics": topics, "resumed": resumed }).to_string();
         let mut out = BytesMut::new();
         let cursor = self.args.cursor();
         sse::open(&mut out, limits::SSE_RETRY, sse::Id::Cursor(&cursor), data.as_bytes());
-        if let Some(problem) = self.args.reset.take() {
+        for problem in self.args.resets.drain(..) {
             sse::reset(&mut out, &cursor, &problem.to_json());
         }
         self.ready.push_back(out.freeze());
@@ -326,17 +326,21 @@ impl Events {
         self.over = true;
     }
 
-    /// Tells the client what went wrong. Below the log start the stream goes on from there, if the client lets it.
+    /// Tells the client what went wrong. Where its place is gone the stream goes on from what is there, if the client
+    /// lets it.
     fn fail(&mut self, error: ReadError) {
-        let gap = matches!(error, ReadError::Expired { .. }) && self.args.reset_on_gap;
-        let gone = matches!(error, ReadError::TopicGone { .. });
+        let gap = error.is_gap();
+        let gone = gap || matches!(error, ReadError::TopicGone { .. });
         let problem = Problem::from(error);
         let mut out = self.sink_rest();
-        if gap {
-            self.args.reader.skip_expired();
+        if matches!(std::mem::replace(&mut self.source, Source::Log), Source::Entering { .. }) {
+            self.clear_until();
+        }
+        if gap && self.args.reset_on_gap && self.args.reader.close_gap() {
             sse::reset(&mut out, &self.args.cursor(), &problem.to_json());
+            self.caught_up = false;
         } else {
-            let retry = (!gone && problem.code != Code::CursorExpired).then(|| jitter(&self.app));
+            let retry = (!gone).then(|| jitter(&self.app));
             sse::problem(&mut out, retry, sse::Id::Cursor(&self.args.cursor()), &problem);
             self.over = true;
         }

@@ -65,13 +65,12 @@ impl Lines {
             }
             let caught_up = match self.step().await {
                 Ok(caught_up) => caught_up,
-                Err(ReadError::Expired { .. }) if self.args.reset_on_gap => {
-                    self.args.reader.skip_expired();
-                    false
-                }
                 Err(error) => {
-                    tracing::debug!(error = %error, "a followed read ended");
-                    self.state = State::Failed;
+                    let goes_on = error.is_gap() && self.args.reset_on_gap && self.args.reader.close_gap();
+                    if !goes_on {
+                        tracing::debug!(error = %error, "a followed read ended");
+                        self.state = State::Failed;
+                    }
                     false
                 }
             };

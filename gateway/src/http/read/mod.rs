@@ -9,13 +9,14 @@ mod place;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use crate::fetch::{PageEnd, ReadError};
+use crate::fetch::PageEnd;
 use crate::http::App;
 use crate::http::docs::bodies::RecordPages;
 use crate::http::docs::parameters::{ReadHeaders, ReadParameters};
@@ -30,7 +31,7 @@ use page::PageSink;
 #[cfg(test)]
 pub(super) use args::PARAMETERS;
 pub(super) use args::bad;
-pub(super) use place::offset_at;
+pub(super) use place::{Places, ends, offset_at};
 
 /// What a reader may keep of records that will never change.
 pub(super) const IMMUTABLE: &str = "private, max-age=3600";
@@ -68,6 +69,9 @@ pub(super) struct RecordObject {
 }
 
 /// Reads or follows a topic, all partitions.
+///
+/// A page answers `Forebay-Next`, and until it has caught up `Link` with `rel="next"`; where `on_gap=reset` moved it,
+/// `Forebay-Reset` says why. A page of one partition below its tail has a strong `ETag` and may be kept for an hour.
 ///
 /// `Accept: application/json` (default) and `application/x-ndjson` answer a page, or wait for one (`wait`);
 /// `text/event-stream` replays from `after` or `Last-Event-ID` and then follows. `application/cloudevents-batch+json`, or
@@ -118,7 +122,6 @@ pub(super) async fn read_topics(
 }
 
 async fn read(app: App, scope: Scope, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let of_partition = scope.partition.is_some();
     let mut args = ReadArgs::parse(&app, scope, &uri, &headers).await?;
     let events = args.representation == Representation::EventStream;
     if events && args.ended {
@@ -134,17 +137,34 @@ async fn read(app: App, scope: Scope, uri: Uri, headers: HeaderMap) -> Result<Re
         return Ok(lines::lines(&app, args));
     }
     let (end, body) = page(&app, &mut args).await?;
+    let (next, media_type) = (args.cursor().to_string(), args.representation.media_type());
     let mut response = body.into_response();
-    let media_type = args.representation.media_type();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    response.headers_mut().insert("forebay-next", header_value(&args.cursor().to_string()));
-    // A full page from a place that stays the same is the same tomorrow: nothing is ever put in between.
-    let full = args.limited && end.records == args.limit.records;
-    if of_partition && full && args.absolute && !args.filtered && !args.bounded {
-        return Ok(cached(response, &format!("{}{media_type}{uri}", args.cursor()), &headers));
+    let sent = response.headers_mut();
+    sent.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    sent.insert("forebay-next", header_value(&next));
+    if !end.caught_up {
+        sent.insert(LINK, header_value(&format!("<{}>; rel=\"next\"", next_page(&uri, &next))));
+    }
+    if let Some(reset) = args.resets.first() {
+        sent.insert("forebay-reset", HeaderValue::from_static(reset.code.as_str()));
+    }
+    if args.is_repeatable() && !end.caught_up {
+        return Ok(cached(response, &format!("{next}{media_type}{uri}"), &headers));
     }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Returns the reference of the next page: the same read, from the cursor on.
+fn next_page(uri: &Uri, next: &str) -> String {
+    const PLACES: [&str; 5] = ["after", "offset", "last_event_id", "lastEventId", "at_least"];
+    let names_place = |item: &&str| {
+        let name = item.split('=').next().unwrap_or_default();
+        PLACES.contains(&&*percent_decode_str(name).decode_utf8_lossy())
+    };
+    let kept = uri.query().unwrap_or_default().split('&');
+    let kept = kept.filter(|item| !item.is_empty() && !names_place(item)).map(|item| format!("{item}&"));
+    format!("{}?{}after={next}", uri.path(), kept.collect::<String>())
 }
 
 /// Reads a page; without a record in it, waits for one as long as the client asked.
@@ -155,8 +175,11 @@ async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Bytes), Proble
     loop {
         let end = match args.reader.page(args.limit, &mut sink).await {
             // Records went while they were read, and the client said what then.
-            Err(ReadError::Expired { .. }) if args.reset_on_gap => {
-                args.reader.skip_expired();
+            Err(error) if error.is_gap() && args.reset_on_gap => {
+                if !args.reader.close_gap() {
+                    return Err(error.into());
+                }
+                args.resets.push(error.into());
                 continue;
             }
             end => end?,
@@ -193,18 +216,23 @@ pub(super) async fn refusal_as_events(app: &App, response: Response, last_id: Op
 /// Answers with a strong `ETag`: below the tail a partition never changes.
 fn cached(response: Response, identity: &str, headers: &HeaderMap) -> Response {
     let etag = format!("\"{:016x}\"", forebay_log::format::codec::hash64(identity.as_bytes()));
-    with_etag(response, &etag, headers)
+    with_etag(response, &etag, headers, IMMUTABLE)
 }
 
-/// Adds a strong `ETag` and what a cache may keep; answers 304 where the client has it.
-pub(super) fn with_etag(mut response: Response, etag: &str, headers: &HeaderMap) -> Response {
-    let known = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+/// Adds a strong `ETag` and what a cache may do; answers 304 where the client has it.
+pub(super) fn with_etag(
+    mut response: Response,
+    etag: &str,
+    headers: &HeaderMap,
+    cache: &'static str,
+) -> Response {
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let is_known = |known: &str| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag;
-    if known.split(',').map(str::trim).any(is_known) {
+    if known.flat_map(|list| list.split(',')).map(str::trim).any(is_known) {
         response = StatusCode::NOT_MODIFIED.into_response();
     }
     response.headers_mut().insert(ETAG, header_value(etag));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(cache));
     response
 }
 

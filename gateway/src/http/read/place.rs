@@ -5,7 +5,7 @@ use std::sync::Arc;
 use forebay_log::model::{Offset, PartitionId, Timestamp, Topic, TopicName};
 
 use crate::cursor::{Cursor, TopicCursor};
-use crate::fetch::position::{Slot, TopicPosition};
+use crate::fetch::position::{Slot, TopicPosition, cursor_of};
 use crate::http::App;
 use crate::http::error::fetch_problem;
 use crate::http::extract::{After, Query};
@@ -15,38 +15,45 @@ use crate::limits;
 
 /// Finds places in the topics of one read.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
-    pub(super) app: &'a App,
+pub(in crate::http) struct Places<'a> {
+    pub(in crate::http) app: &'a App,
     /// The partitions that are read; none means all.
-    pub(super) partitions: Option<Vec<PartitionId>>,
+    pub(in crate::http) partitions: Option<Vec<PartitionId>>,
+}
+
+/// A place that is not there any more: why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gap {
+    Expired,
+    Recreated,
 }
 
 impl Places<'_> {
-    /// Finds where the read begins. With `reset_on_gap` a place that is no longer there becomes the earliest, and the
-    /// problem is returned beside it.
+    /// Finds where the read begins. With `reset_on_gap` a partition whose place is no longer there begins at its
+    /// earliest, and the problems are returned beside the positions, one for each topic.
     pub(super) async fn begin(
         &self,
         topics: &[(TopicName, Arc<Topic>)],
         start: &Start,
         reset_on_gap: bool,
-    ) -> Result<(Vec<TopicPosition>, Option<Problem>), Problem> {
+    ) -> Result<(Vec<TopicPosition>, Vec<Problem>), Problem> {
         if let Start::After(After::Cursor(cursor)) = start {
             names_all(cursor, topics)?;
         }
-        let (mut positions, mut reset) = (Vec::with_capacity(topics.len()), None);
+        let (mut positions, mut resets) = (Vec::with_capacity(topics.len()), Vec::new());
         for (name, topic) in topics {
-            let slots = match self.of_topic(name, topic, start).await {
-                Ok(slots) => slots,
-                Err(problem) if reset_on_gap && is_gap(&problem) => {
-                    reset = Some(problem);
-                    self.of_topic(name, topic, &Start::After(After::Earliest)).await?
+            let (slots, gap) = self.of_topic(name, topic, start).await?;
+            if let Some(gap) = gap {
+                let problem = self.gone(name, gap, topics);
+                if !reset_on_gap {
+                    return Err(problem);
                 }
-                Err(problem) => return Err(problem),
-            };
+                resets.push(problem);
+            }
             let (name, topic, whole) = (name.clone(), Arc::clone(topic), self.partitions.is_none());
             positions.push(TopicPosition { name, topic, slots, whole });
         }
-        Ok((positions, reset))
+        Ok((positions, resets))
     }
 
     /// Sets the exclusive end of each partition, if the read has one: a time or `latest` means what is there now.
@@ -64,6 +71,7 @@ impl Places<'_> {
                 let end = match &until {
                     After::Cursor(cursor) => {
                         let cursor = self.part(cursor, &position.name, &position.topic)?;
+                        self.covers(cursor, &position.name, &position.topic)?;
                         // A partition that is newer than the cursor lies behind it. Below the log start is nothing.
                         cursor.position(slot.partition.get()).map_or(Offset::ZERO, |at| Offset::new(at.next))
                     }
@@ -84,6 +92,9 @@ impl Places<'_> {
         let Some(text) = query.text("at_least") else { return Ok(()) };
         let foreign = || Problem::new(Code::BadCursor, "'at_least' is no cursor of what is read");
         let at_least: Cursor = text.parse().map_err(|_| foreign())?;
+        if let [(name, topic)] = topics {
+            self.part(&at_least, name, topic)?;
+        }
         let is_of = |name: &TopicName, topic: &Topic| {
             let cursor = at_least.topic(name).filter(|cursor| cursor.epoch == topic.epoch)?;
             Some(cursor.clone()).filter(|c| c.positions.iter().all(|p| p.partition < topic.partitions))
@@ -128,15 +139,27 @@ impl Places<'_> {
         name: &TopicName,
         topic: &Arc<Topic>,
         start: &Start,
-    ) -> Result<Vec<Slot>, Problem> {
+    ) -> Result<(Vec<Slot>, Option<Gap>), Problem> {
         let cursor = match start {
-            Start::After(After::Cursor(cursor)) => Some(self.part(cursor, name, topic)?),
+            Start::After(After::Cursor(cursor)) => match self.part(cursor, name, topic) {
+                Ok(cursor) => {
+                    self.covers(cursor, name, topic)?;
+                    Some(cursor)
+                }
+                Err(problem) if problem.code == Code::TopicRecreated => {
+                    let first =
+                        |partition| Slot { partition, next: self.log_start(topic, partition), until: None };
+                    let slots = self.partitions(topic).into_iter().map(first).collect();
+                    return Ok((slots, Some(Gap::Recreated)));
+                }
+                Err(problem) => return Err(problem),
+            },
             _ => None,
         };
         let partitions = self.partitions(topic);
-        let mut slots = Vec::with_capacity(partitions.len());
+        let (mut slots, mut gap) = (Vec::with_capacity(partitions.len()), None);
         for partition in partitions {
-            let (log_start, _) = ends(self.app, topic, partition);
+            let log_start = self.log_start(topic, partition);
             let next = match start {
                 Start::At(offset) => *offset,
                 Start::After(After::Cursor(_)) => {
@@ -144,15 +167,15 @@ impl Places<'_> {
                     let named = cursor.and_then(|cursor| cursor.position(partition.get()));
                     named.map_or(log_start, |position| Offset::new(position.next))
                 }
-                Start::After(after) => self.offset(topic, partition, after).await?,
+                // The log may start further on than a moment ago.
+                Start::After(after) => self.offset(topic, partition, after).await?.max(log_start),
             };
             if next < log_start {
-                let detail = format!("the place is below the log start: topic={name}");
-                return Err(self.gone(name, topic, Code::CursorExpired, detail));
+                gap = Some(Gap::Expired);
             }
-            slots.push(Slot { partition, next, until: None });
+            slots.push(Slot { partition, next: next.max(log_start), until: None });
         }
-        Ok(slots)
+        Ok((slots, gap))
     }
 
     /// Finds a place that is not a cursor in one partition.
@@ -166,8 +189,9 @@ impl Places<'_> {
         })
     }
 
-    /// Finds the part of a cursor that is this topic's, and checks that it says enough for what is read.
-    fn part<'a>(
+    /// Finds the part of a cursor that is this topic's, and checks that it is of this incarnation. Owner epochs, which
+    /// cursors of a group carry, mean something to commits alone.
+    pub(in crate::http) fn part<'a>(
         &self,
         cursor: &'a Cursor,
         name: &TopicName,
@@ -175,26 +199,49 @@ impl Places<'_> {
     ) -> Result<&'a TopicCursor, Problem> {
         let found = cursor.topic(name).ok_or_else(|| bad_cursor("cursor does not name the topic", name))?;
         if found.epoch != topic.epoch {
-            let detail = format!("the topic was deleted and created again: topic={name}");
-            return Err(self.gone(name, topic, Code::TopicRecreated, detail));
+            return Err(self.gone(name, Gap::Recreated, &[(name.clone(), Arc::clone(topic))]));
         }
         if found.positions.iter().any(|position| position.partition >= topic.partitions) {
             return Err(bad_cursor("cursor names a partition that the topic does not have", name));
         }
-        let covers = |partition: &PartitionId| found.position(partition.get()).is_some();
-        if found.partial && !self.partitions(topic).iter().all(covers) {
-            return Err(bad_cursor("cursor does not cover all partitions that are read", name));
-        }
         Ok(found)
     }
 
-    /// Answers a place that is no longer there, with the earliest that is.
-    fn gone(&self, name: &TopicName, topic: &Arc<Topic>, code: Code, detail: String) -> Problem {
-        let first = |partition| Slot { partition, next: ends(self.app, topic, partition).0, until: None };
-        let slots = topic.partition_ids().map(first).collect();
-        let earliest = TopicPosition { name: name.clone(), topic: Arc::clone(topic), slots, whole: true };
-        let cursor = Cursor::single(earliest.cursor()).to_string();
-        Problem::new(code, detail).with("topic", name.as_str()).with("earliest", cursor)
+    /// Checks that a cursor says enough for what is read.
+    fn covers(&self, cursor: &TopicCursor, name: &TopicName, topic: &Topic) -> Result<(), Problem> {
+        let covers = |partition: &PartitionId| cursor.position(partition.get()).is_some();
+        if cursor.partial && !self.partitions(topic).iter().all(covers) {
+            return Err(bad_cursor("cursor does not cover all partitions that are read", name));
+        }
+        Ok(())
+    }
+
+    /// Answers an offset that is below the log start.
+    pub(in crate::http) fn expired(&self, name: &TopicName, topic: &Arc<Topic>) -> Problem {
+        self.gone(name, Gap::Expired, &[(name.clone(), Arc::clone(topic))])
+    }
+
+    /// Answers a place that is no longer there, with the earliest that is for the same read.
+    fn gone(&self, name: &TopicName, gap: Gap, topics: &[(TopicName, Arc<Topic>)]) -> Problem {
+        let (code, detail) = match gap {
+            Gap::Expired => (Code::CursorExpired, format!("the place is below the log start: topic={name}")),
+            Gap::Recreated => {
+                (Code::TopicRecreated, format!("the topic was deleted and created again: topic={name}"))
+            }
+        };
+        let earliest = |(name, topic): &(TopicName, Arc<Topic>)| {
+            let first = |partition| Slot { partition, next: self.log_start(topic, partition), until: None };
+            let slots = self.partitions(topic).into_iter().map(first).collect();
+            let whole = self.partitions.is_none();
+            TopicPosition { name: name.clone(), topic: Arc::clone(topic), slots, whole }
+        };
+        let earliest: Vec<TopicPosition> = topics.iter().map(earliest).collect();
+        let earliest = cursor_of(&earliest).to_string();
+        Problem::new(code, detail).with("topic", name.as_str()).with("earliest", earliest)
+    }
+
+    fn log_start(&self, topic: &Topic, partition: PartitionId) -> Offset {
+        ends(self.app, topic, partition).0
     }
 }
 
@@ -210,12 +257,8 @@ fn bad_cursor(text: &str, name: &TopicName) -> Problem {
     Problem::new(Code::BadCursor, format!("{text}: topic={name}"))
 }
 
-fn is_gap(problem: &Problem) -> bool {
-    matches!(problem.code, Code::CursorExpired | Code::TopicRecreated)
-}
-
 /// Returns the log start and the high watermark of a partition.
-fn ends(app: &App, topic: &Topic, partition: PartitionId) -> (Offset, Offset) {
+pub(in crate::http) fn ends(app: &App, topic: &Topic, partition: PartitionId) -> (Offset, Offset) {
     let view = app.shards.log(topic, partition).map(|log| log.view());
     view.map_or((Offset::ZERO, Offset::ZERO), |view| (view.log_start, view.high_watermark))
 }

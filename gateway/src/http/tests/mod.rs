@@ -339,6 +339,68 @@ async fn a_reader_that_falls_out_of_the_ring_goes_on_from_the_log() {
 }
 
 #[tokio::test]
+async fn what_a_ring_holds_below_a_log_start_is_not_sent() {
+    let node = with_orders(1).await;
+    let orders = node.topics.get(&"orders".parse().unwrap()).unwrap();
+    let mut slow = Events::open(&node, RECORDS, None).await;
+    let mut quick = Events::open(&node, RECORDS, None).await;
+    append(&node, &orders, [record(0, "0")]).await;
+    assert_eq!((slow.record().await.0, quick.record().await.0), (json!(0), json!(0)));
+    assert_eq!(slow.next().await.unwrap().name, "cursor");
+    assert!(slow.next().now_or_never().is_none(), "it is in the ring now");
+    for n in 1..5 {
+        append(&node, &orders, [record(0, &n.to_string())]).await;
+        assert_eq!(quick.record().await.0, n);
+    }
+    let body = Body::from("{\"offsets\":{\"0\":4}}");
+    call(&node, Request::post("/v1/topics/orders/truncate").body(body).unwrap()).await.expect(200);
+    let reset = slow.next().await.unwrap();
+    assert_eq!(reset.name, "reset");
+    assert!(reset.id.ends_with(".0-4"), "{reset:?}");
+    assert_eq!(slow.record().await.0, 4);
+    append(&node, &orders, [record(0, "5")]).await;
+    assert_eq!((slow.record().await.0, quick.record().await.0), (json!(5), json!(5)));
+}
+
+#[tokio::test]
+async fn an_open_stream_goes_over_to_a_topic_made_anew() {
+    let node = with_orders(1).await;
+    post_lines(&node, RECORDS, "1\n").await.expect(201);
+    let mut goes_on = Events::open(&node, &format!("{RECORDS}?after=earliest"), None).await;
+    let mut ends = Events::open(&node, &format!("{RECORDS}?after=earliest&on_gap=error"), None).await;
+    for events in [&mut goes_on, &mut ends] {
+        assert_eq!(events.record().await.0, 1);
+        assert_eq!(events.next().await.unwrap().name, "cursor");
+    }
+    node.delete_topic(&"orders".parse().unwrap(), None).await.unwrap();
+    let anew = topic(&node, "orders", 2).await;
+    append(&node, &anew, [record(1, "2")]).await;
+    let reset = goes_on.next().await.unwrap();
+    assert_eq!((reset.name.as_str(), reset.id), ("reset", format!("{}.0-0_1-0", anew.epoch)));
+    assert!(reset.data.contains("topic-recreated"), "{}", reset.data);
+    assert_eq!(goes_on.record().await.0, 2);
+    let problem = ends.frame().await.unwrap();
+    assert!(problem.contains("topic-recreated") && !problem.contains("retry:"), "{problem}");
+    assert_eq!(ends.next().await, None);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_leaves_nothing_in_memory() {
+    let node = with_orders(2).await;
+    post_lines(&node, &format!("{RECORDS}?partition=1"), "1\n").await.expect(201);
+    let orders = node.topics.get(&"orders".parse().unwrap()).unwrap();
+    let log = node.shards.log(&orders, forebay_log::model::PartitionId::new(1)).unwrap();
+    assert!(log.usage().size_bytes > 0);
+    call(&node, Request::delete("/v1/topics/orders").body(Body::empty()).unwrap()).await.expect(204);
+    assert_eq!((log.usage().size_bytes, log.usage().extents), (0, 0));
+    for shard in node.shards.all() {
+        shard.flush().await;
+        assert!(shard.index().is_gone(orders.id));
+        assert_eq!(shard.index().log(log.partition()).high_watermark().get(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_long_id_is_on_the_last_record_of_a_chunk() {
     let node = with_orders(40).await;
     let orders = node.topics.get(&"orders".parse().unwrap()).unwrap();

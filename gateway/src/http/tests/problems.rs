@@ -72,6 +72,15 @@ const TABLE: &[Row] = &[
     (Code::TopicExists, &[], ("PUT", "/v1/topics/orders", &[], "{\"partitions\":7}"), State::Serving),
     (Code::SequenceGap, &[("POST", RECORDS, PRODUCER, "a")], ("POST", RECORDS, AHEAD, "b"), State::Serving),
     (
+        Code::CursorExpired,
+        &[
+            ("POST", PARTITION, &[], "a"),
+            ("POST", "/v1/topics/orders/truncate", &[], "{\"offsets\":{\"0\":1}}"),
+        ],
+        ("GET", "/v1/topics/orders/partitions/0/records?offset=0", &[], ""),
+        State::Serving,
+    ),
+    (
         Code::TopicRecreated,
         &[("DELETE", "/v1/topics/orders", &[], ""), ("PUT", "/v1/topics/orders", &[], "{\"partitions\":2}")],
         ("GET", "/v1/topics/orders/records?after=a0.0-0_1-0", &[], ""),

@@ -189,6 +189,9 @@ impl Shard {
     /// Dropped before it returns, nothing is stored.
     pub async fn enqueue(&self, append: Append) -> Result<Receipt, AppendError> {
         append.check()?;
+        if append.batches.iter().any(|batch| self.index.is_gone(batch.partition.topic)) {
+            return Err(AppendError::TopicGone);
+        }
         let permits = u32::try_from(append.size_bytes() / PERMIT_BYTES + 1).unwrap_or(u32::MAX);
         let (reply, answer) = oneshot::channel();
         let repeats = Arc::new(AtomicBool::new(false));

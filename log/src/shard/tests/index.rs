@@ -260,3 +260,49 @@ async fn an_offset_is_found_by_its_timestamp_in_the_store_and_in_memory() {
         assert_eq!(found, offset.map(Offset::new), "{timestamp}");
     }
 }
+
+#[tokio::test]
+async fn nothing_below_the_log_start_is_read_found_or_counted() {
+    let indexed = Indexed::new().await;
+    indexed.add(64, &[(P, 0, 3)]).await;
+    indexed.add(65, &[(P, 3, 5)]).await;
+    let log = indexed.index.log(partition(P));
+    log.push(tail(5, 8));
+    log.publish(Offset::new(8));
+    let whole = log.usage();
+    log.start_at(Offset::new(4));
+    log.start_at(Offset::new(1));
+    assert_eq!(log.view().log_start, Offset::new(4), "it never moves back");
+    let below = indexed.index.fetch(partition(P), Offset::new(3), 100).await;
+    assert!(
+        matches!(below, Err(FetchError::Expired { log_start }) if log_start == Offset::new(4)),
+        "{below:?}"
+    );
+    assert_eq!(indexed.offsets(P, 4, 1).await, [3, 4, 5, 6, 7], "a batch is kept whole");
+    for (timestamp, offset) in [(-1, 4), (2, 4), (4, 4), (6, 6)] {
+        let found = indexed.index.offset_at(partition(P), Timestamp::from_millis(timestamp)).await.unwrap();
+        assert_eq!(found, Some(Offset::new(offset)), "{timestamp}");
+    }
+    let left = log.usage();
+    assert_eq!((whole.extents, left.extents), (2, 1));
+    assert!(left.size_bytes < whole.size_bytes);
+    log.start_at(Offset::new(8));
+    assert_eq!((log.usage().size_bytes, log.usage().extents), (0, 0));
+    assert_eq!(indexed.index.offset_at(partition(P), Timestamp::from_millis(0)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_forgotten_topic_leaves_nothing_and_does_not_come_back() {
+    let indexed = Indexed::new().await;
+    let other = TopicPartition { topic: TopicId::new(2), partition: PartitionId::new(0) };
+    indexed.add(64, &[(P, 0, 3)]).await;
+    indexed.index.log(other).publish(Offset::new(9));
+    indexed.index.forget(TopicId::new(1));
+    assert!(indexed.index.is_gone(TopicId::new(1)) && !indexed.index.is_gone(TopicId::new(2)));
+    indexed.add(65, &[(P, 3, 5)]).await;
+    indexed.put(ObjectKind::Rolled, 64, 65, &[(P, 0, 3), (P, 3, 5)]).await;
+    indexed.index.adopt(&rolled_manifest(2, 66, vec![rolled(64, 65)])).await.unwrap();
+    assert_eq!(indexed.index.log(partition(P)).usage().extents, 0);
+    assert!(indexed.offsets(P, 0, 100).await.is_empty());
+    assert_eq!(indexed.index.log(other).high_watermark(), Offset::new(9));
+}

@@ -1,0 +1,30 @@
+//! Bodies of JSON: settings and requests that are no records.
+
+use axum::body::to_bytes;
+use axum::extract::Request;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+
+use crate::http::extract::body_too_large;
+use crate::http::problem::{Code, Problem};
+
+/// Reads a body of JSON; none when there is no body. The type may be absent or a form's, as `curl -d` sends it, or one
+/// of `also`.
+///
+/// # Errors
+/// 415 `unsupported-media-type`, 413 `too-large`.
+pub async fn json_body(
+    request: Request,
+    also: &[&str],
+    limit_bytes: usize,
+) -> Result<Option<Bytes>, Problem> {
+    const JSON: [&str; 3] = ["application/json", "application/x-www-form-urlencoded", ""];
+    let media_type =
+        request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !JSON.iter().chain(also).any(|known| *known == essence) {
+        return Err(Problem::new(Code::UnsupportedMediaType, "the body must be application/json"));
+    }
+    let body = to_bytes(request.into_body(), limit_bytes).await.map_err(|_| body_too_large(limit_bytes))?;
+    Ok(Some(body).filter(|body| !body.trim_ascii().is_empty()))
+}
