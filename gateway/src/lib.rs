@@ -3,6 +3,7 @@
 //! A produce goes `http` → [`produce`] → the shard's leader in the log; a read goes `http` → [`fetch`] → memory at the
 //! tail, or the object that the shard's index names.
 
+pub mod budget;
 pub mod config;
 pub mod cursor;
 pub mod fetch;
@@ -25,7 +26,6 @@ use rand::TryRngCore as _;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
-use crate::listen::BoundedListener;
 use crate::node::Node;
 
 /// Runs a node until `shutdown` is ready, then stops it gracefully.
@@ -42,18 +42,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let node = Node::open(&config, Arc::new(SystemClock), seed).await?;
     tracing::info!(url = %format!("http://{address}"), store = %config.store, "listening on http://{address}");
     tracing::info!("try: curl -X PUT http://{address}/v1/topics/orders");
-    let router =
-        axum::ServiceExt::<axum::extract::Request>::into_make_service(http::service(Arc::clone(&node)));
-    let listener = BoundedListener::new(listener);
-    let mut stopping = node.stopping();
-    let served = async move {
-        let stop = async move {
-            // A node that is gone stops too.
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        };
-        axum::serve(listener, router).with_graceful_shutdown(stop).await
-    };
-    let served = tokio::spawn(served);
+    let served = tokio::spawn(listen::serve(listener, Arc::clone(&node)));
     shutdown.await;
     tracing::info!("stopping");
     node.begin_stop();

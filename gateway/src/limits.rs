@@ -5,10 +5,49 @@ use std::time::Duration;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+// ---- connections ----
+
+/// Connections at a time, unless configured: each takes a file and, idle, about 30 KiB.
+pub const CONNECTIONS_DEFAULT: usize = 20_000;
+/// Connections past the limit that are told so at a time; further ones are closed.
+pub const REFUSED_CONNECTIONS_MAX: usize = 64;
+/// Most that any of the limits on connections, requests and streams may be set to.
+pub const CONCURRENCY_MAX: usize = 1_000_000;
+/// Files that connections leave to the journal, the store and the rest of the process.
+pub const OTHER_FILES_MAX: usize = 512;
+/// Longest a new connection takes to say which version of HTTP it speaks.
+pub const OPENING_MAX: Duration = Duration::from_secs(10);
+/// Longest from an answer's end to the end of the next request's head on HTTP/1: also how long a connection is kept for
+/// one. Longer than the 60 s of common load balancers, which would else reuse what is just being closed.
+pub const HEAD_WAIT_MAX: Duration = Duration::from_secs(75);
+/// Bytes of a request's line and headers, and of a connection's read and write buffers. The library's buffer may grow to
+/// twice that before it refuses a head.
+pub const HEAD_BYTES_MAX: usize = 32 * KIB;
+/// Longest that a peer takes nothing of what is written to it.
+pub const STALL_MAX: Duration = Duration::from_secs(90);
+/// Bytes that the kernel holds of what it has not sent yet. A peer is not stalled as long as it takes half of that in
+/// [`STALL_MAX`].
+pub const UNSENT_BYTES: u32 = 128 * 1024;
+/// How often an HTTP/2 peer is asked whether it is there.
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Longest it takes to answer.
+pub const PING_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Requests at a time on one HTTP/2 connection, open streams among them.
+pub const CONNECTION_STREAMS_MAX: u32 = 128;
+/// Bytes of one HTTP/2 request that may arrive before its handler takes them.
+pub const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same of all requests of one connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+
 // ---- requests ----
 
-/// Connections at a time, open streams among them; further ones wait in the system's queue.
-pub const CONNECTIONS_MAX: usize = 20_000;
+/// Requests being worked on at a time, unless configured.
+pub const REQUESTS_DEFAULT: usize = 4096;
+/// Open streams, and long polls that wait, at a time, unless configured: fewer than connections, or subscribers could
+/// lock producers out.
+pub const STREAMS_DEFAULT: usize = 16_000;
+/// Most that is added at random to `Retry-After`, so that those refused together do not come back together.
+pub const RETRY_JITTER_SECS: u64 = 3;
 /// Bytes of a request body that is not applied as it arrives.
 pub const BODY_BYTES_MAX: usize = 16 * MIB;
 /// Bytes of a refused body that are still read, so that the client sees the answer.
@@ -19,8 +58,29 @@ pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const SETTINGS_BYTES_MAX: usize = 64 * KIB;
 /// Bytes of one line of NDJSON; a line is one record, so that more could never be stored.
 pub const LINE_BYTES_MAX: usize = 2 * forebay_log::limits::MESSAGE_BYTES_MAX as usize;
-/// Bytes of all request bodies that the node holds at once.
+/// Bytes of all request bodies that the node holds at once, beyond each one's [`BODY_FREE_BYTES`].
 pub const BODIES_IN_FLIGHT_BYTES: usize = 512 * MIB;
+/// Bytes of a body that need no room in the shared budget: small requests never wait for large ones.
+pub const BODY_FREE_BYTES: usize = 64 * KIB;
+/// Room that a body of lines takes at once when it needs any: what it may hold until its next unit is handed over, so
+/// that no two wait for each other with half a unit in hand.
+pub const BODY_UNIT_BYTES: usize = forebay_log::limits::UNIT_BYTES_MAX
+    + forebay_log::limits::UNIT_RECORDS_MAX * LINE_OVERHEAD_BYTES
+    + 4 * HEAD_BYTES_MAX;
+/// Bytes that a line takes in memory besides its own, about.
+pub const LINE_OVERHEAD_BYTES: usize = 128;
+/// Pieces of a body smaller than this are copied: a piece keeps the whole buffer that it was read into.
+pub const PIECE_BYTES_MIN: usize = 16 * KIB;
+/// Bytes that a decoder takes, besides its window.
+pub const DECODER_BYTES: usize = 256 * KIB;
+/// Longest a body waits for room in the budget.
+pub const BODY_ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
+/// While others wait for room, a body that holds some is given up if it arrives slower than this, in bytes a second, ...
+pub const BODY_PACE_MIN: usize = 16 * KIB;
+/// ... having had this long to begin with.
+pub const BODY_PACE_GRACE: Duration = Duration::from_secs(3);
+/// Longest that a body takes which is not applied as it arrives.
+pub const WHOLE_BODY_WAIT_MAX: Duration = Duration::from_secs(120);
 /// Units of one request that may be on their way to the log at once.
 pub const UNITS_IN_FLIGHT_MAX: usize = 4;
 /// Longest a produce waits for its acknowledgement.
@@ -71,6 +131,13 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub const AT_LEAST_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Topics of one read.
 pub const READ_TOPICS_MAX: usize = 64;
+/// Bytes of all pages and replayed chunks that wait for their readers, beyond each one's [`READ_FREE_BYTES`]. When they are
+/// used up, pages and chunks get smaller.
+pub const READS_IN_FLIGHT_BYTES: usize = 256 * MIB;
+/// Bytes of a page or chunk that need no room in that budget.
+pub const READ_FREE_BYTES: usize = 16 * KIB;
+/// Reads that hold stored batches at once: each up to [`FETCH_BYTES`], and one batch of it decoded.
+pub const FETCHES_MAX: usize = 64;
 /// Filters of one read.
 pub const FILTERS_MAX: usize = 16;
 
@@ -89,6 +156,14 @@ pub const CHUNK_BYTES: usize = 64 * KIB;
 pub const REPLAY_BYTES: usize = 256 * KIB;
 /// Bytes of encoded chunks that a tail ring keeps for its subscribers; who falls further behind reads from the log.
 pub const RING_BYTES: usize = 4 * MIB;
+/// Bytes of all tail rings together: with many rings each keeps less, down to its newest chunk.
+pub const RINGS_BYTES: usize = 256 * MIB;
+/// Longest that a stream's client takes for one chunk; a slower one is told to come back.
+pub const CHUNK_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How long an allowed origin's browser remembers that it is: two hours is the most that Chromium does.
+pub const CORS_MAX_AGE: Duration = Duration::from_secs(7200);
+/// Origins that may be allowed.
+pub const CORS_ORIGINS_MAX: usize = 64;
 /// Characters of an id that every record of a chunk carries; a longer one is sent with the last record only.
 pub const SSE_ID_LEN_MAX: usize = 64;
 /// Partitions above which an id cannot be as short: each takes at least 2 bytes, or 3 characters packed.

@@ -16,11 +16,13 @@ use forebay_log::store::{FolderLock, Store, StoreUrl, Swap};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::budget::Budget;
+use crate::config::{Config, CorsOrigins};
 use crate::fetch::ring::Rings;
+use crate::http::admission::Admission;
 use crate::limits;
 use crate::produce::Producer;
 use crate::shards::Shards;
@@ -41,7 +43,16 @@ pub struct Node {
     pub rings: Rings,
     /// Spreads what clients would otherwise do at the same time.
     pub rng: Mutex<StdRng>,
-    bodies: Arc<Semaphore>,
+    /// How much it has in hand at once.
+    pub admission: Admission,
+    /// Memory for request bodies.
+    pub bodies: Budget,
+    /// Memory for answers that wait for their readers.
+    pub reads: Budget,
+    /// Origins whose pages may call from a browser.
+    pub cors_origins: CorsOrigins,
+    /// Most connections at a time.
+    pub connections_max: usize,
     stopping: watch::Sender<bool>,
     running: Mutex<Option<Running>>,
 }
@@ -118,7 +129,11 @@ impl Node {
             shards,
             rings: Rings::default(),
             rng: Mutex::new(rng),
-            bodies: Arc::new(Semaphore::new(limits::BODIES_IN_FLIGHT_BYTES)),
+            admission: Admission::new(config.max_requests, config.max_streams),
+            bodies: Budget::new(limits::BODIES_IN_FLIGHT_BYTES, limits::BODY_FREE_BYTES),
+            reads: Budget::new(limits::READS_IN_FLIGHT_BYTES, limits::READ_FREE_BYTES),
+            cors_origins: config.cors_origins.clone(),
+            connections_max: config.max_connections,
             stopping,
             running: Mutex::new(Some(running)),
         }))
@@ -160,11 +175,6 @@ impl Node {
         });
         // As for a shard's own task.
         whole.await.unwrap_or(Err(TruncateError::NoLeader))
-    }
-
-    /// Returns the node's budget for request bodies, in bytes.
-    pub fn bodies(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.bodies)
     }
 
     /// Returns what turns true when the node begins to stop.

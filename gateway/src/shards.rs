@@ -4,20 +4,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forebay_log::model::{Offset, PartitionId, ShardId, Topic, TopicId, TopicPartition};
-use forebay_log::shard::{PartitionLog, Shard, Signals, TruncateError};
+use forebay_log::shard::{FetchError, Fetched, PartitionLog, Shard, Signals, TruncateError};
 use futures::future::join_all;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::limits;
 
 /// The shards of this node, by number.
 #[derive(Debug)]
 pub struct Shards {
     shards: Vec<Shard>,
     signals: Signals,
+    fetches: Semaphore,
+}
+
+/// Stored batches, with the place among all fetches that they take until they are dropped.
+#[derive(Debug)]
+pub struct Fetch<'a> {
+    /// What was found.
+    pub fetched: Fetched,
+    _place: SemaphorePermit<'a>,
 }
 
 impl Shards {
     /// Takes shards in order of their numbers, from 0 without a gap.
     pub fn new(shards: Vec<Shard>, signals: Signals) -> Self {
-        Self { shards, signals }
+        Self { shards, signals, fetches: Semaphore::new(limits::FETCHES_MAX) }
     }
 
     /// Returns a shard, if the cluster has it.
@@ -67,6 +79,23 @@ impl Shards {
     pub fn forget(&self, topic: TopicId) {
         self.shards.iter().for_each(|shard| shard.index().forget(topic));
         self.signals.forget(topic);
+    }
+
+    /// Returns batches of a partition from an offset on; none if the cluster has no such shard. Waits while as many others
+    /// hold theirs as may: batches and what is decoded of them are the largest thing a read holds.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub async fn fetch(
+        &self,
+        topic: &Topic,
+        partition: PartitionId,
+        at: Offset,
+    ) -> Result<Option<Fetch<'_>>, FetchError> {
+        let Some(shard) = self.of(topic, partition) else { return Ok(None) };
+        let place = self.fetches.acquire().await.expect("the semaphore is never closed");
+        let fetched = shard.index().fetch(topic.partition(partition), at, limits::FETCH_BYTES).await?;
+        Ok(Some(Fetch { fetched, _place: place }))
     }
 
     /// Returns all shards, in order.

@@ -14,11 +14,12 @@ use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 use tower::ServiceExt as _;
 
-use crate::config::{Auth, Config, LogFormat};
+use crate::config::{Auth, Config, CorsOrigins, LogFormat};
 use crate::fetch::Reader;
 use crate::fetch::filter::Filter;
 use crate::fetch::position::{Slot, TopicPosition};
 use crate::http;
+use crate::limits;
 use crate::node::Node;
 use crate::produce::{NewRecord, ProduceOptions, Produced, Progress, Unit};
 
@@ -38,6 +39,12 @@ pub(crate) async fn node_in(folder: &Path) -> Arc<Node> {
     Node::open(&config(folder.to_owned(), store, 1), Arc::new(SystemClock), 7).await.unwrap()
 }
 
+/// Opens a node in memory that has as many requests in hand as it may.
+pub(crate) async fn busy_node() -> Arc<Node> {
+    let config = Config { max_requests: 0, ..config(PathBuf::new(), StoreUrl::Memory, 1) };
+    Node::open(&config, Arc::new(SystemClock), 7).await.unwrap()
+}
+
 fn config(data_dir: PathBuf, store: StoreUrl, shards: u16) -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -47,6 +54,10 @@ fn config(data_dir: PathBuf, store: StoreUrl, shards: u16) -> Config {
         flush_linger: Duration::from_millis(10),
         journal_bytes: 1 << 30,
         auth: Auth::None,
+        cors_origins: CorsOrigins::default(),
+        max_connections: limits::CONNECTIONS_DEFAULT,
+        max_requests: limits::REQUESTS_DEFAULT,
+        max_streams: limits::STREAMS_DEFAULT,
         log: LogFormat::Text,
     }
 }

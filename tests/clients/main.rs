@@ -6,6 +6,8 @@
 //!
 //! Beside them, real CloudEvents packages: each sends events in all three modes and reads them back in all three.
 
+mod cors;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -136,8 +138,13 @@ struct Subscriber {
 
 impl Subscriber {
     fn start(program: &str, script: &Path, url: &str) -> Self {
+        let script = script.to_str().expect("a path of text");
+        Self::run(program, &[script, url, "/v1/topics/ticks/records?after=earliest"])
+    }
+
+    fn run(program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.arg(script).arg(url).arg("/v1/topics/ticks/records?after=earliest");
+        command.args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let child = command.spawn();
         let mut child =
@@ -146,10 +153,14 @@ impl Subscriber {
         Self { child, lines, ids: Vec::new(), records: Vec::new(), opened: 0 }
     }
 
+    async fn next_line(&mut self) -> String {
+        let line = in_time("the client prints a line", self.lines.next_line()).await;
+        line.expect("it prints text").expect("the client ended; tests/run installs what it needs")
+    }
+
     /// Takes in what the client prints next.
     async fn step(&mut self) {
-        let line = in_time("the client prints a line", self.lines.next_line()).await;
-        let line = line.expect("it prints text").expect("the client ended; tests/run installs what it needs");
+        let line = self.next_line().await;
         if line == "open" {
             self.opened += 1;
         } else if let Some((id, data)) = line.strip_prefix("record ").and_then(|rest| rest.split_once(' ')) {

@@ -5,6 +5,7 @@
 //! `FOREBAY_SERVICE_HOST` for a service of that name. A variable that is empty counts as absent.
 
 mod options;
+mod origins;
 mod types;
 
 use std::ffi::{OsStr, OsString};
@@ -17,7 +18,10 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use forebay_log::limits;
 use forebay_log::store::StoreUrl;
 
+use crate::limits::{CONNECTIONS_DEFAULT, REQUESTS_DEFAULT, STREAMS_DEFAULT};
+
 use options::Options;
+pub use origins::{CorsOrigins, Origin};
 pub use types::{Auth, ByteSize, LogFormat};
 
 /// Where a node listens unless told otherwise.
@@ -93,6 +97,14 @@ pub struct Config {
     /// Journal bytes past which appends are refused.
     pub journal_bytes: u64,
     pub auth: Auth,
+    /// Origins whose pages may call from a browser.
+    pub cors_origins: CorsOrigins,
+    /// Most connections at a time.
+    pub max_connections: usize,
+    /// Most requests being worked on at a time.
+    pub max_requests: usize,
+    /// Most streams open, and long polls waiting, at a time.
+    pub max_streams: usize,
     pub log: LogFormat,
 }
 
@@ -167,6 +179,10 @@ impl Config {
             flush_linger: options.flush_linger.map_or(limits::FLUSH_LINGER_EXCLUSIVE, |linger| linger.0),
             journal_bytes: options.journal_bytes.map_or(limits::JOURNAL_BYTES_MAX, |bytes| bytes.0),
             auth: options.auth.unwrap_or_default(),
+            cors_origins: options.cors_origins.unwrap_or_default(),
+            max_connections: options.max_connections.map_or(CONNECTIONS_DEFAULT, |max| max.0),
+            max_requests: options.max_requests.map_or(REQUESTS_DEFAULT, |max| max.0),
+            max_streams: options.max_streams.map_or(STREAMS_DEFAULT, |max| max.0),
             log: options.log.unwrap_or_default(),
         })
     }
@@ -182,6 +198,10 @@ impl fmt::Display for Config {
         writeln!(f, "flush-linger = \"{}\"", humantime::format_duration(self.flush_linger))?;
         writeln!(f, "journal-bytes = \"{}\"", ByteSize(self.journal_bytes))?;
         writeln!(f, "auth = \"{}\"", self.auth)?;
+        writeln!(f, "cors-origins = {}", self.cors_origins)?;
+        writeln!(f, "max-connections = {}", self.max_connections)?;
+        writeln!(f, "max-requests = {}", self.max_requests)?;
+        writeln!(f, "max-streams = {}", self.max_streams)?;
         write!(f, "log = \"{}\"", self.log)
     }
 }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use forebay_log::store::StoreUrl;
 
-use super::types::{Auth, ByteSize, Linger, LogFormat, Shards};
+use super::origins::CorsOrigins;
+use super::types::{Auth, ByteSize, Concurrency, Linger, LogFormat, Shards};
 
 /// Every option, absent where the source does not set it. The names of the fields are those of the flags and keys.
 #[derive(Debug, Default, clap::Args, Deserialize)]
@@ -56,6 +57,31 @@ pub(super) struct Options {
     #[arg(long, value_name = "MODE")]
     pub(super) auth: Option<Auth>,
 
+    /// Origins whose pages may call from a browser, separated by commas: https://app.example [default: none].
+    ///
+    /// Exact, as browsers send them; * allows every page. Cookies and the like are never allowed.
+    /// [env: FOREBAY_CORS_ORIGINS]
+    #[arg(long, value_name = "ORIGINS")]
+    pub(super) cors_origins: Option<CorsOrigins>,
+
+    /// Most connections at a time [default: 20000].
+    ///
+    /// Further ones are refused. Each takes a file: the limit of open files counts too. [env: FOREBAY_MAX_CONNECTIONS]
+    #[arg(long, value_name = "N")]
+    pub(super) max_connections: Option<Concurrency>,
+
+    /// Most requests being worked on at a time [default: 4096].
+    ///
+    /// Further ones get 503 at once. Open streams and long polls that wait do not count. [env: FOREBAY_MAX_REQUESTS]
+    #[arg(long, value_name = "N")]
+    pub(super) max_requests: Option<Concurrency>,
+
+    /// Most streams open, and long polls waiting, at a time [default: 16000].
+    ///
+    /// Further ones get 503, or an event that tells them to come back. [env: FOREBAY_MAX_STREAMS]
+    #[arg(long, value_name = "N")]
+    pub(super) max_streams: Option<Concurrency>,
+
     /// Form of the log on standard error [default: text].
     ///
     /// [env: FOREBAY_LOG]
@@ -74,6 +100,10 @@ impl Options {
             flush_linger: self.flush_linger.or(other.flush_linger),
             journal_bytes: self.journal_bytes.or(other.journal_bytes),
             auth: self.auth.or(other.auth),
+            cors_origins: self.cors_origins.or(other.cors_origins),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_requests: self.max_requests.or(other.max_requests),
+            max_streams: self.max_streams.or(other.max_streams),
             log: self.log.or(other.log),
         }
     }

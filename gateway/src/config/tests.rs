@@ -37,6 +37,10 @@ fn the_defaults_are_one_process_on_loopback() {
         flush_linger: Duration::from_secs(5),
         journal_bytes: 10 << 30,
         auth: Auth::None,
+        cors_origins: CorsOrigins::default(),
+        max_connections: 20_000,
+        max_requests: 4096,
+        max_streams: 16_000,
         log: LogFormat::Text,
     };
     assert_eq!(config, expected);
@@ -57,14 +61,16 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 
 #[test]
 fn every_source_knows_every_option() {
-    let text = "listen = \"[::1]:1\"\ndata-dir = \"d\"\nstore = \"memory:\"\nshards = 7\nflush-linger = \"0s\"\n\
-                journal-bytes = \"1GiB\"\nauth = \"none\"\nlog = \"json\"";
+    let text = "listen = \"127.0.0.1:1\"\ndata-dir = \"d\"\nstore = \"memory:\"\nshards = 7\nflush-linger = \"0s\"\n\
+                journal-bytes = \"1GiB\"\nauth = \"none\"\n\
+                cors-origins = [\"https://a.example\", \"http://localhost:5173\"]\n\
+                max-connections = 5\nmax-requests = 6\nmax-streams = 7\nlog = \"json\"";
     let (_folder, path) = file(text);
     let from_file = serve(&["--config", &path], &[]);
     let pairs: Vec<(String, String)> = text
         .lines()
         .map(|line| line.split_once(" = ").unwrap())
-        .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+        .map(|(key, value)| (key.to_owned(), value.replace(['"', '[', ']', ' '], "")))
         .collect();
     let env: Vec<(String, &str)> = pairs.iter().map(|(key, value)| (variable(key), value.as_str())).collect();
     let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (name.as_str(), *value)).collect();
@@ -108,6 +114,11 @@ fn mistakes_name_their_source() {
     let (_folder, path) = file("listne = \"127.0.0.1:1\"");
     let error = parse(&["--config", &path], &[]).unwrap_err().to_string();
     assert!(error.contains(&path) && error.contains("unknown field `listne`"), "{error}");
+    assert_eq!(usage(&["--max-streams", "0"]), ErrorKind::ValueValidation);
+    assert_eq!(usage(&["--cors-origins", "https://a.example/"]), ErrorKind::ValueValidation);
+    let (_folder, path) = file("cors-origins = [\"null\"]");
+    let error = parse(&["--config", &path], &[]).unwrap_err().to_string();
+    assert!(error.contains("must be a scheme and a host"), "{error}");
     let (_folder, path) = file("shards = 4096");
     assert!(parse(&["--config", &path], &[]).unwrap_err().to_string().contains("from 1 to 1024"));
     assert!(matches!(parse(&["--config", "/nowhere/x"], &[]), Err(ConfigError::Unreadable { .. })));

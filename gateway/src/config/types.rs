@@ -7,6 +7,8 @@ use std::time::Duration;
 use forebay_log::limits::{JOURNAL_FILE_BYTES, SHARDS_MAX};
 use serde::Deserialize;
 
+use crate::limits::CONCURRENCY_MAX;
+
 /// Longest linger: past it a crash leaves too much to replay.
 const LINGER_MAX: Duration = Duration::from_secs(60);
 
@@ -15,8 +17,14 @@ const LINGER_MAX: Duration = Duration::from_secs(60);
 #[error("{0}")]
 pub struct InvalidValue(String);
 
+impl InvalidValue {
+    pub(super) fn new(rule: impl Into<String>) -> Self {
+        Self(rule.into())
+    }
+}
+
 fn invalid<T>(rule: impl Into<String>) -> Result<T, InvalidValue> {
-    Err(InvalidValue(rule.into()))
+    Err(InvalidValue::new(rule))
 }
 
 /// Who may call.
@@ -160,5 +168,30 @@ impl TryFrom<String> for Linger {
 
     fn try_from(text: String) -> Result<Self, InvalidValue> {
         text.parse()
+    }
+}
+
+/// A number of things at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub(super) struct Concurrency(pub(super) usize);
+
+impl TryFrom<u64> for Concurrency {
+    type Error = InvalidValue;
+
+    fn try_from(number: u64) -> Result<Self, InvalidValue> {
+        match usize::try_from(number) {
+            Ok(number) if (1..=CONCURRENCY_MAX).contains(&number) => Ok(Self(number)),
+            _ => invalid(format!("must be a whole number from 1 to {CONCURRENCY_MAX}")),
+        }
+    }
+}
+
+impl FromStr for Concurrency {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        // As for shards.
+        Self::try_from(text.parse().unwrap_or(0))
     }
 }

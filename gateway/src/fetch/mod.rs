@@ -294,16 +294,16 @@ impl Reader {
     ) -> Result<bool, ReadError> {
         let position = &self.positions[topic];
         let (start, until) = (position.slots[slot].next, position.slots[slot].until);
-        let partition = position.topic.partition(position.slots[slot].partition);
-        let Some(shard) = self.shards.of(&position.topic, partition.partition) else { return Ok(false) };
-        let fetched = match shard.index().fetch(partition, start, limits::FETCH_BYTES).await {
-            Ok(fetched) => fetched,
+        let (shards, partition) = (Arc::clone(&self.shards), position.slots[slot].partition);
+        let fetch = match shards.fetch(&position.topic, partition, start).await {
+            Ok(Some(fetch)) => fetch,
+            Ok(None) => return Ok(false),
             Err(FetchError::Expired { .. }) => {
                 return Err(ReadError::Expired { topic: position.name.clone(), earliest: self.earliest() });
             }
             Err(error) => return Err(ReadError::Fetch(error)),
         };
-        let mut taken = 0;
+        let (fetched, mut taken) = (&fetch.fetched, 0);
         for batch in &fetched.batches {
             for record in batch.records().map_err(|error| ReadError::Fetch(error.into()))? {
                 let record = record.map_err(|error| ReadError::Fetch(error.into()))?;

@@ -3,6 +3,8 @@
 //! [`extract`] reads what a request says, strictly; [`wire`] reads and writes bodies, both pure; [`problem`] is the
 //! one form of every error, and `error` the one table that leads to it.
 
+pub mod admission;
+mod cors;
 mod docs;
 mod error;
 pub mod extract;
@@ -24,13 +26,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, VARY};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
-use axum::middleware::Next;
+use axum::extract::Request;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use tower::util::MapRequest;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::CorsLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -94,35 +96,36 @@ fn trim_slash(mut request: Request) -> Request {
     request
 }
 
+/// Returns the service of connections past the limit: it refuses every request.
+pub fn refusal(node: Arc<Node>) -> Router {
+    let app = App(node);
+    let cors = cors::layer(&app.cors_origins);
+    let router = Router::new().fallback(move |request: Request| admission::refuse(app.clone(), request));
+    with_cors(router, cors)
+}
+
+/// Outermost, so that a page can read every answer, refusals too.
+fn with_cors(router: Router, cors: Option<CorsLayer>) -> Router {
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+}
+
 fn router(node: Arc<Node>) -> Router {
+    let cors = cors::layer(&node.cors_origins);
     let (routes, document) = api().split_for_parts();
-    routes
+    let router = routes
         .merge(docs::router(document))
         .fallback(|uri: Uri| async move { no_such_path(&uri) })
         .method_not_allowed_fallback(
             |method: Method, uri: Uri| async move { method_not_allowed(&method, &uri) },
         )
-        .layer(axum::middleware::from_fn_with_state(App(Arc::clone(&node)), events_instead_of_refusals))
+        .layer(axum::middleware::from_fn_with_state(App(Arc::clone(&node)), admission::admit))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(axum::middleware::map_response(not_stored))
-        .with_state(App(node))
-}
-
-/// Answers a request for events that would get 429 or 503 with 200 and the problem as an event: a native
-/// `EventSource` stops for ever on any other status.
-async fn events_instead_of_refusals(State(app): State<App>, request: Request, next: Next) -> Response {
-    let wants_events = request.method() == Method::GET && read::wants_events(request.headers());
-    let last_id =
-        request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let mut response = next.run(request).await;
-    // The representation of the same URL depends on it; a cache has to know.
-    response.headers_mut().append(VARY, HeaderValue::from_static("accept"));
-    let refused =
-        matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-    if wants_events && refused {
-        return read::refusal_as_events(&app, response, last_id).await;
-    }
-    response
+        .with_state(App(node));
+    with_cors(router, cors)
 }
 
 /// Keeps caches from storing what does not say how long it holds.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
@@ -17,6 +17,9 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The media type of a problem document.
 pub const PROBLEM_JSON: &str = "application/problem+json";
+/// The limits of a service and what is left of them (draft-ietf-httpapi-ratelimit-headers).
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// What `Retry-After` says where the cause of a 429 or 503 knows no better.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -260,6 +263,8 @@ pub struct Problem {
     pub extra: Map<String, Value>,
     /// Rounded up to whole seconds in the answer.
     pub retry_after: Option<Duration>,
+    /// The limit on things at a time that is used up: its name, and how many.
+    pub policy: Option<(&'static str, usize)>,
 }
 
 impl Problem {
@@ -276,6 +281,7 @@ impl Problem {
             kafka_error,
             extra: Map::new(),
             retry_after: waits.then_some(RETRY_AFTER_DEFAULT),
+            policy: None,
         }
     }
 
@@ -308,6 +314,13 @@ impl Problem {
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// Names the limit on things at a time that is used up, for `RateLimit-Policy` and `RateLimit`.
+    #[must_use]
+    pub fn with_policy(mut self, name: &'static str, max: usize) -> Self {
+        self.policy = Some((name, max));
         self
     }
 
@@ -362,6 +375,12 @@ impl IntoResponse for Problem {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Some((name, max)) = self.policy {
+            let policy = format!("\"{name}\";q={max};qu=\"concurrent-requests\"");
+            headers.extend(HeaderValue::try_from(policy).map(|value| (RATELIMIT_POLICY, value)));
+            let left = HeaderValue::try_from(format!("\"{name}\";r=0"));
+            headers.extend(left.map(|value| (RATELIMIT, value)));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"forebay\""));

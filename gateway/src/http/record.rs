@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use forebay_log::format::record_batch::RecordView;
 use forebay_log::model::{Header, Offset, Topic};
 use forebay_log::shard::FetchError;
@@ -17,7 +18,6 @@ use crate::http::read::{IMMUTABLE, Places, header_value, with_etag};
 use crate::http::wire::cloudevents::{PREFIX, binary, stored_attributes};
 use crate::http::wire::ndjson::validate_json;
 use crate::http::wire::record_out::format_timestamp;
-use crate::limits;
 
 /// Answers one record: its value as the body, its own content type, key and headers beside it.
 ///
@@ -59,18 +59,21 @@ pub(super) async fn record(
         }
         found => found.map_err(|error| fetch_problem(&error))?,
     };
-    let record = found.ok_or_else(|| {
+    let mut record = found.ok_or_else(|| {
         let detail = format!("there is no such record: partition={} offset={}", path.partition, path.offset);
         Problem::new(Code::RecordNotFound, detail)
     })?;
+    if let Some(value) = &mut record.value {
+        // A slice of it would keep the whole batch for as long as the client takes.
+        *value = app.reads.grant(value.len()).hold(Bytes::copy_from_slice(value));
+    }
     let etag = format!("\"{}-{}-{}\"", topic.epoch, path.partition, path.offset);
     Ok(with_etag(represent(&record), &etag, &headers, IMMUTABLE))
 }
 
 async fn find(app: &App, topic: &Topic, path: &RecordPath) -> Result<Option<RecordView>, FetchError> {
-    let Some(shard) = app.shards.of(topic, path.partition) else { return Ok(None) };
-    let partition = topic.partition(path.partition);
-    let fetched = shard.index().fetch(partition, path.offset, limits::FETCH_BYTES).await?;
+    let Some(fetch) = app.shards.fetch(topic, path.partition, path.offset).await? else { return Ok(None) };
+    let fetched = &fetch.fetched;
     let holds = |offset: Offset, end: Offset| offset <= path.offset && path.offset < end;
     let batch = fetched.batches.iter().find(|b| holds(b.header().base_offset, b.header().end_offset()));
     let Some(batch) = batch else { return Ok(None) };

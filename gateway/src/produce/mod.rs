@@ -243,10 +243,10 @@ impl Producer {
         run: &Run,
         stored: &mut HashMap<(PartitionId, Offset), Timestamp>,
     ) -> Result<(), FetchError> {
-        let Some(shard) = self.shards.of(topic, run.partition) else { return Ok(()) };
-        let (partition, mut at) = (topic.partition(run.partition), run.base_offset);
+        let mut at = run.base_offset;
         while at < run.end_offset {
-            let fetched = shard.index().fetch(partition, at, limits::FETCH_BYTES).await?;
+            let Some(fetch) = self.shards.fetch(topic, run.partition, at).await? else { return Ok(()) };
+            let fetched = &fetch.fetched;
             for batch in &fetched.batches {
                 for record in batch.records()? {
                     let record = record?;

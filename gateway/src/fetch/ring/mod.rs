@@ -3,9 +3,11 @@
 //! One task per topic with subscribers puts new records of all partitions in one order and encodes them into chunks.
 //! A subscriber enters behind a chunk only after it has read the log exactly up to that chunk's end in every
 //! partition, so that the ring's order makes all subscribers' positions equal. One that falls out of the ring goes
-//! back to the log. So do all when a log start moves: what the ring holds may no longer be shown.
+//! back to the log, as all do when a log start moves: what the ring holds may no longer be shown. All rings together
+//! keep so many bytes; past that each keeps less, down to its newest chunk.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -47,6 +49,14 @@ struct State {
 pub struct Ring {
     state: Mutex<State>,
     news: watch::Sender<()>,
+    /// Bytes in all rings of the node.
+    total: Arc<AtomicUsize>,
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.state.get_mut().bytes, Ordering::Relaxed);
+    }
 }
 
 /// How a reader stands to the ring.
@@ -119,9 +129,12 @@ impl Ring {
         state.end = Arc::clone(&end);
         if !bytes.is_empty() {
             state.bytes += bytes.len();
+            let mut total = self.total.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
             state.chunks.push_back(Chunk { bytes, end });
-            while state.bytes > limits::RING_BYTES && state.chunks.len() > 1 {
+            let too_much = |own: usize, total: usize| own > limits::RING_BYTES || total > limits::RINGS_BYTES;
+            while too_much(state.bytes, total) && state.chunks.len() > 1 {
                 let gone = state.chunks.pop_front().map_or(0, |chunk| chunk.bytes.len());
+                total = self.total.fetch_sub(gone, Ordering::Relaxed) - gone;
                 state.bytes -= gone;
                 state.first += 1;
             }
@@ -155,6 +168,7 @@ impl Ring {
 /// The rings of a node, one per topic and format that has subscribers.
 #[derive(Debug, Default)]
 pub struct Rings {
+    total: Arc<AtomicUsize>,
     rings: Mutex<HashMap<(TopicId, &'static str), Weak<Ring>>>,
 }
 
@@ -177,7 +191,8 @@ impl Rings {
         let reader = reader();
         let end = ends(&reader.positions);
         let state = State { chunks: VecDeque::new(), first: 0, bytes: 0, end, closed: false };
-        let ring = Arc::new(Ring { state: Mutex::new(state), news: watch::Sender::new(()) });
+        let (state, total) = (Mutex::new(state), Arc::clone(&self.total));
+        let ring = Arc::new(Ring { state, news: watch::Sender::new(()), total });
         rings.insert((topic, format), Arc::downgrade(&ring));
         tokio::spawn(fill(Arc::downgrade(&ring), reader, sink));
         ring

@@ -37,7 +37,7 @@ fn offsets(ends: &[u64]) -> Arc<[Offset]> {
 
 fn ring(end: &[u64]) -> Ring {
     let state = State { chunks: VecDeque::new(), first: 0, bytes: 0, end: offsets(end), closed: false };
-    Ring { state: Mutex::new(state), news: watch::Sender::new(()) }
+    Ring { state: Mutex::new(state), news: watch::Sender::new(()), total: Arc::default() }
 }
 
 #[test]
@@ -74,6 +74,29 @@ fn a_slow_reader_is_told_that_it_fell_out() {
     assert!(matches!(ring.following(5), Following::Left), "a closed ring takes nothing");
     ring.discard();
     assert!(matches!(ring.following(4), Following::Left), "nothing can be read any more");
+}
+
+#[test]
+fn all_rings_together_keep_no_more_than_one_chunk_each_past_their_limit() {
+    let total = Arc::new(AtomicUsize::new(limits::RINGS_BYTES - 10));
+    let mut ring = ring(&[0]);
+    ring.total = Arc::clone(&total);
+    for end in 1..=9 {
+        ring.push(Bytes::from_static(b"12345"), offsets(&[end]));
+    }
+    assert_eq!(total.load(Ordering::Relaxed), limits::RINGS_BYTES);
+    assert!(matches!(ring.following(6), Following::Left));
+    assert!(matches!(ring.following(7), Following::Chunk(_)));
+    total.fetch_add(limits::RINGS_BYTES, Ordering::Relaxed);
+    ring.push(Bytes::from_static(b"12345"), offsets(&[10]));
+    assert!(matches!(ring.following(8), Following::Left));
+    assert!(matches!(ring.following(9), Following::Chunk(_)));
+    drop(ring);
+    assert_eq!(
+        total.load(Ordering::Relaxed),
+        2 * limits::RINGS_BYTES - 10,
+        "a ring that ends leaves nothing"
+    );
 }
 
 #[test]

@@ -107,7 +107,18 @@ fn response(status: StatusCode, codes: &[Code]) -> Response {
                 .schema(Some(seconds))
                 .description(Some("seconds after which to try again"))
                 .build();
-            response.header("Retry-After", header).build()
+            let text = |description: &str| {
+                let text = ObjectBuilder::new().schema_type(Type::String).build();
+                HeaderBuilder::new().schema(Some(text)).description(Some(description)).build()
+            };
+            response
+                .header("Retry-After", header)
+                .header(
+                    "RateLimit-Policy",
+                    text("the limit on things at a time that is used up, if it is one"),
+                )
+                .header("RateLimit", text("what is left of it"))
+                .build()
         }
         _ => response.build(),
     }
@@ -146,7 +157,9 @@ fn example(code: Code) -> Problem {
         Code::IdempotencyMismatch => of("the idempotency key was used for another body"),
         Code::InvalidConfig => of("unknown setting: retention.hours"),
         Code::Internal => of("the request met a fault of the server").with_effect(Effect::Unknown),
-        Code::Overloaded => of("shard is overloaded"),
+        Code::Overloaded => {
+            of("the node has as many requests in hand as it may: limit=4096").with("limit", 4096)
+        }
         Code::Draining => of("the node is stopping"),
         Code::StorageUnavailable => of("the store did not answer in time").with_effect(Effect::Unknown),
         Code::NoLeader => of("the partition has no leader now"),

@@ -5,8 +5,9 @@ use axum::extract::Request;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 
-use crate::http::extract::body_too_large;
+use crate::http::extract::{body_too_large, stuck_body};
 use crate::http::problem::{Code, Problem};
+use crate::limits;
 
 /// Reads a body of JSON; none when there is no body. The type may be absent or a form's, as `curl -d` sends it, or one
 /// of `also`.
@@ -25,6 +26,7 @@ pub async fn json_body(
     if !JSON.iter().chain(also).any(|known| *known == essence) {
         return Err(Problem::new(Code::UnsupportedMediaType, "the body must be application/json"));
     }
-    let body = to_bytes(request.into_body(), limit_bytes).await.map_err(|_| body_too_large(limit_bytes))?;
+    let body = tokio::time::timeout(limits::BODY_IDLE_MAX, to_bytes(request.into_body(), limit_bytes)).await;
+    let body = body.map_err(|_| stuck_body())?.map_err(|_| body_too_large(limit_bytes))?;
     Ok(Some(body).filter(|body| !body.trim_ascii().is_empty()))
 }

@@ -14,7 +14,7 @@ pub use content_type::{EventDocument, ProduceFormat, produce_format};
 pub use json_body::json_body;
 pub use path::{PartitionPath, RecordPath, TopicPath};
 pub use query::Query;
-pub use rejection::{body_too_large, method_not_allowed, no_such_path, unreadable_body};
+pub use rejection::{body_too_large, method_not_allowed, no_such_path, stuck_body, unreadable_body};
 
 /// Characters of a client's own text that are repeated in a problem.
 const ECHO_MAX: usize = 64;

@@ -19,6 +19,11 @@ pub fn unreadable_body() -> Problem {
     )
 }
 
+/// A body that does not arrive in time.
+pub fn stuck_body() -> Problem {
+    Problem::new(Code::BadParameter, "body does not go on")
+}
+
 /// A path without a route.
 pub fn no_such_path(uri: &Uri) -> Problem {
     let detail = format!("there is no such path, see /docs: path={}", echo(uri.path()));

@@ -119,7 +119,7 @@ async fn run(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let mut body = Lines::new(body, app.bodies(), &parts.headers);
+    let mut body = Lines::new(body, app.bodies.clone(), &parts.headers);
     let answer = match ProduceArgs::parse(&app, name, partition, &parts) {
         Ok(args) => apply(&app, &args, &mut body, &parts.headers).await,
         Err(problem) => Err(problem),

@@ -1,7 +1,8 @@
 //! Server-Sent Events.
 //!
 //! A stream is pulled by its client: while the client does not read, nothing is fetched for it, and nothing is lost,
-//! for history is in the log.
+//! for history is in the log. So a slow client holds what the connection has buffered and one chunk; that chunk is a ring's,
+//! shared, or has room in the node's budget for reads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::fetch::position::{Slot, TopicPosition};
 use crate::fetch::ring::{ChunkSink, Entry, Following, Ring};
 use crate::fetch::{PageLimit, ReadError, Reader, high_watermarks};
 use crate::http::App;
+use crate::http::admission::Pass;
 use crate::http::problem::Problem;
 use crate::http::read::args::{Format, ReadArgs};
 use crate::http::read::page::EventSink;
@@ -32,8 +34,8 @@ use crate::http::wire::sse;
 use crate::limits;
 
 /// Answers with Server-Sent Events.
-pub(super) fn events(app: App, args: ReadArgs) -> Response {
-    let mut response = body(Events::new(app, args)).into_response();
+pub(super) fn events(app: App, args: ReadArgs, place: Pass) -> Response {
+    let mut response = body(Events::new(app, args, place)).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -79,10 +81,13 @@ struct Events {
     left: Option<usize>,
     /// When silence is to be broken.
     beat: Instant,
+    /// When the client was given its last chunk.
+    given: Instant,
+    _place: Pass,
 }
 
 impl Events {
-    fn new(app: App, args: ReadArgs) -> Self {
+    fn new(app: App, args: ReadArgs, place: Pass) -> Self {
         let sink = EventSink::new(&args.reader.positions, args.format, args.named);
         let mut events = Self {
             stopping: app.stopping(),
@@ -97,6 +102,8 @@ impl Events {
             moved: false,
             progress_due: Instant::now(),
             beat: Instant::now() + limits::HEARTBEAT,
+            given: Instant::now(),
+            _place: place,
         };
         events.open();
         events
@@ -104,9 +111,13 @@ impl Events {
 
     /// Returns the next frames; none ends the body.
     async fn next(&mut self) -> Option<Bytes> {
+        if self.given.elapsed() > limits::CHUNK_WAIT_MAX && !self.over {
+            self.bye();
+        }
         loop {
             if let Some(chunk) = self.ready.pop_front() {
-                self.beat = Instant::now() + limits::HEARTBEAT;
+                self.given = Instant::now();
+                self.beat = self.given + limits::HEARTBEAT;
                 return Some(chunk);
             }
             if self.over {
@@ -142,10 +153,11 @@ impl Events {
 
     async fn step_in_log(&mut self) -> Result<(), ReadError> {
         let records = self.left.unwrap_or(limits::PAGE_RECORDS_MAX).min(limits::PAGE_RECORDS_MAX);
-        let limit = PageLimit { records, bytes: limits::REPLAY_BYTES };
+        let grant = self.app.reads.grant(limits::REPLAY_BYTES);
+        let limit = PageLimit { records, bytes: grant.bytes() };
         let end = self.args.reader.page(limit, &mut self.sink).await?;
         if end.records > 0 {
-            self.ready.push_back(self.sink.take(&self.args.reader.positions));
+            self.ready.push_back(grant.hold(self.sink.take(&self.args.reader.positions)));
             self.left = self.left.map(|left| left.saturating_sub(end.records));
             self.moved = false;
         } else {

@@ -13,15 +13,16 @@ use tokio::time::Instant;
 
 use crate::fetch::{PageLimit, ReadError};
 use crate::http::App;
+use crate::http::admission::Pass;
 use crate::http::extract::Representation;
 use crate::http::read::args::ReadArgs;
 use crate::http::read::page::PageSink;
 use crate::limits;
 
 /// Answers with lines without end, as the client takes them.
-pub(super) fn lines(app: &App, args: ReadArgs) -> Response {
+pub(super) fn lines(app: App, args: ReadArgs, place: Pass) -> Response {
     let sink = PageSink::new(&args.reader.positions, Representation::Ndjson, args.format);
-    let lines = Lines { stopping: app.stopping(), args, sink, state: State::Open };
+    let lines = Lines { stopping: app.stopping(), app, args, sink, state: State::Open, _place: place };
     let chunks = stream::unfold(lines, |mut lines| async move {
         let chunk = lines.next().await?;
         Some((chunk, lines))
@@ -44,10 +45,12 @@ enum State {
 
 #[derive(Debug)]
 struct Lines {
+    app: App,
     args: ReadArgs,
     sink: PageSink,
     stopping: watch::Receiver<bool>,
     state: State,
+    _place: Pass,
 }
 
 impl Lines {
@@ -63,7 +66,8 @@ impl Lines {
                     return Some(Err(io::Error::other("the read failed")));
                 }
             }
-            let caught_up = match self.step().await {
+            let grant = self.app.reads.grant(limits::REPLAY_BYTES);
+            let caught_up = match self.step(grant.bytes()).await {
                 Ok(caught_up) => caught_up,
                 Err(error) => {
                     let goes_on = error.is_gap() && self.args.reset_on_gap && self.args.reader.close_gap();
@@ -77,8 +81,9 @@ impl Lines {
             // What was read before an error is the client's all the same.
             let lines = self.sink.take_lines();
             if !lines.is_empty() {
-                return Some(Ok(lines));
+                return Some(Ok(grant.hold(lines)));
             }
+            drop(grant);
             if caught_up && matches!(self.state, State::Open) {
                 let deadline = Instant::now() + limits::PARTITIONS_REFRESH;
                 tokio::select! {
@@ -90,10 +95,10 @@ impl Lines {
     }
 
     /// Encodes the next lines; tells whether there are no more now.
-    async fn step(&mut self) -> Result<bool, ReadError> {
+    async fn step(&mut self, bytes: usize) -> Result<bool, ReadError> {
         let left = &mut self.args.limit.records;
         let records = if self.args.limited { *left } else { limits::PAGE_RECORDS_MAX };
-        let limit = PageLimit { records, bytes: limits::REPLAY_BYTES };
+        let limit = PageLimit { records, bytes };
         let end = self.args.reader.page(limit, &mut self.sink).await?;
         *left = left.saturating_sub(end.records);
         if self.args.reader.is_done() || (self.args.limited && *left == 0) {

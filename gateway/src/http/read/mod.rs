@@ -16,7 +16,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
-use crate::fetch::PageEnd;
+use crate::fetch::{PageEnd, PageLimit};
 use crate::http::App;
 use crate::http::docs::bodies::RecordPages;
 use crate::http::docs::parameters::{ReadHeaders, ReadParameters};
@@ -131,10 +131,12 @@ async fn read(app: App, scope: Scope, uri: Uri, headers: HeaderMap) -> Result<Re
         return Err(Problem::new(Code::Draining, "the node is stopping"));
     }
     if events {
-        return Ok(events::events(app, args));
+        let place = app.admission.stream()?;
+        return Ok(events::events(app, args, place));
     }
     if args.follow {
-        return Ok(lines::lines(&app, args));
+        let place = app.admission.stream()?;
+        return Ok(lines::lines(app, args, place));
     }
     let (end, body) = page(&app, &mut args).await?;
     let (next, media_type) = (args.cursor().to_string(), args.representation.media_type());
@@ -170,10 +172,11 @@ fn next_page(uri: &Uri, next: &str) -> String {
 /// Reads a page; without a record in it, waits for one as long as the client asked.
 async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Bytes), Problem> {
     let deadline = Instant::now() + args.wait;
-    let mut stopping = app.stopping();
     let mut sink = PageSink::new(&args.reader.positions, args.representation, args.format);
     loop {
-        let end = match args.reader.page(args.limit, &mut sink).await {
+        let grant = app.reads.grant(args.limit.bytes);
+        let limit = PageLimit { bytes: grant.bytes(), ..args.limit };
+        let end = match args.reader.page(limit, &mut sink).await {
             // Records went while they were read, and the client said what then.
             Err(error) if error.is_gap() && args.reset_on_gap => {
                 if !args.reader.close_gap() {
@@ -184,17 +187,22 @@ async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Bytes), Proble
             }
             end => end?,
         };
-        let over = end.records > 0 || !end.caught_up || args.reader.is_done();
-        let news = !over
-            && tokio::select! {
-                news = args.reader.wait(deadline) => news,
-                _ = stopping.wait_for(|stopping| *stopping) => false,
-            };
-        if !news {
+        let over = end.records > 0 || !end.caught_up || args.reader.is_done() || args.wait.is_zero();
+        if over || !news(app, args, deadline).await? {
             let caught_up = end.caught_up && !args.reader.is_ahead();
-            return Ok((end, sink.finish(&args.cursor(), caught_up)));
+            return Ok((end, grant.hold(sink.finish(&args.cursor(), caught_up))));
         }
     }
+}
+
+/// Waits for news, until the deadline or the stop of the node.
+async fn news(app: &App, args: &mut ReadArgs, deadline: Instant) -> Result<bool, Problem> {
+    let _parked = app.admission.park()?;
+    let mut stopping = app.stopping();
+    Ok(tokio::select! {
+        news = args.reader.wait(deadline) => news,
+        _ = stopping.wait_for(|stopping| *stopping) => false,
+    })
 }
 
 /// Tells whether a read with these headers would be answered with events.

@@ -48,10 +48,34 @@ impl Objects {
     }
 }
 
+/// What is written for a client, given away part by part. A client may take its time with a part, so that each is in
+/// memory of about its own size, and nothing is kept beside it.
+#[derive(Debug, Default)]
+struct Output {
+    bytes: BytesMut,
+    /// Bytes of the last part: the next one will be about as large.
+    last: usize,
+}
+
+impl Output {
+    fn part(&mut self) -> &mut BytesMut {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(self.last);
+        }
+        &mut self.bytes
+    }
+
+    fn take(&mut self) -> Bytes {
+        let part = std::mem::take(&mut self.bytes);
+        self.last = part.len();
+        if 2 * part.len() < part.capacity() { Bytes::copy_from_slice(&part) } else { part.freeze() }
+    }
+}
+
 /// A page of JSON, or lines.
 #[derive(Debug)]
 pub(super) struct PageSink {
-    out: BytesMut,
+    out: Output,
     objects: Objects,
     representation: Representation,
     format: Format,
@@ -60,8 +84,8 @@ pub(super) struct PageSink {
 
 impl PageSink {
     pub(super) fn new(positions: &[TopicPosition], representation: Representation, format: Format) -> Self {
-        let mut out = BytesMut::new();
-        out.extend_from_slice(match representation {
+        let mut out = Output::default();
+        out.bytes.extend_from_slice(match representation {
             Representation::Json => b"{\"records\":[",
             Representation::CloudEventsBatch => b"[",
             Representation::Ndjson | Representation::EventStream => b"",
@@ -75,25 +99,26 @@ impl PageSink {
 
     /// Ends the page.
     pub(super) fn finish(mut self, next: &Cursor, caught_up: bool) -> Bytes {
+        let out = &mut self.out.bytes;
         match self.representation {
             Representation::Json => {
-                self.out.extend_from_slice(b"],\"next\":\"");
-                next.write_to(&mut self.out);
-                self.out.extend_from_slice(if caught_up {
+                out.extend_from_slice(b"],\"next\":\"");
+                next.write_to(out);
+                out.extend_from_slice(if caught_up {
                     b"\",\"caught_up\":true}"
                 } else {
                     b"\",\"caught_up\":false}"
                 });
             }
-            Representation::CloudEventsBatch => self.out.extend_from_slice(b"]"),
+            Representation::CloudEventsBatch => out.extend_from_slice(b"]"),
             Representation::Ndjson | Representation::EventStream => {}
         }
-        self.out.freeze()
+        self.out.take()
     }
 
     /// Takes the lines so far.
     pub(super) fn take_lines(&mut self) -> Bytes {
-        self.out.split().freeze()
+        self.out.take()
     }
 }
 
@@ -105,25 +130,26 @@ impl RecordSink for PageSink {
         slot: usize,
         record: &RecordView,
     ) -> usize {
-        let before = self.out.len();
         let is_lines = self.is_lines();
+        let out = self.out.part();
+        let before = out.len();
         if !is_lines && !std::mem::replace(&mut self.first, false) {
-            self.out.extend_from_slice(b",");
+            out.extend_from_slice(b",");
         }
         match self.format {
             Format::Record | Format::CloudEvents => {
                 let partition = positions[topic].slots[slot].partition.get();
-                self.objects.write(&mut self.out, topic, partition, record);
+                self.objects.write(out, topic, partition, record);
             }
             Format::Value if is_lines => {
-                self.out.extend_from_slice(record.value.as_deref().unwrap_or_default());
+                out.extend_from_slice(record.value.as_deref().unwrap_or_default());
             }
-            Format::Value => write_bare_value(&mut self.out, record.value.as_deref()),
+            Format::Value => write_bare_value(out, record.value.as_deref()),
         }
         if is_lines {
-            self.out.extend_from_slice(b"\n");
+            out.extend_from_slice(b"\n");
         }
-        self.out.len() - before
+        out.len() - before
     }
 }
 
@@ -135,7 +161,7 @@ fn stored_type(record: &RecordView) -> Option<Bytes> {
 /// A chunk of Server-Sent Events.
 #[derive(Debug)]
 pub(super) struct EventSink {
-    out: BytesMut,
+    out: Output,
     objects: Objects,
     format: Format,
     /// Whether frames are named after the type of the CloudEvent in them.
@@ -150,7 +176,7 @@ pub(super) struct EventSink {
 
 impl EventSink {
     pub(super) fn new(positions: &[TopicPosition], format: Format, named: bool) -> Self {
-        let (out, id, data) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+        let (out, id, data) = (Output::default(), BytesMut::new(), BytesMut::new());
         let (cursor, objects) = (cursor_of(positions), Objects::new(positions, format));
         Self { out, objects, format, named, cursor, id, data, unended: false }
     }
@@ -172,8 +198,8 @@ impl EventSink {
         let event_type = if self.named { stored_type(record) } else { None };
         let name = event_type.as_deref().and_then(|name| std::str::from_utf8(name).ok());
         match self.format {
-            Format::Record | Format::CloudEvents => sse::record(&mut self.out, id, name, &self.data),
-            Format::Value => sse::value(&mut self.out, id, name, record.value.as_deref()),
+            Format::Record | Format::CloudEvents => sse::record(&mut self.out.bytes, id, name, &self.data),
+            Format::Value => sse::value(&mut self.out.bytes, id, name, record.value.as_deref()),
         }
     }
 }
@@ -186,9 +212,9 @@ impl RecordSink for EventSink {
         slot: usize,
         record: &RecordView,
     ) -> usize {
-        let before = self.out.len();
+        let before = self.out.part().len();
         if std::mem::replace(&mut self.unended, false) {
-            self.out.extend_from_slice(b"\n");
+            self.out.bytes.extend_from_slice(b"\n");
         }
         self.data.clear();
         if self.format != Format::Value {
@@ -198,20 +224,41 @@ impl RecordSink for EventSink {
         let has_id = self.write_id(positions);
         self.write_event(has_id, record);
         if !has_id {
-            self.out.truncate(self.out.len() - 1);
+            self.out.bytes.truncate(self.out.bytes.len() - 1);
             self.unended = true;
         }
-        self.out.len() - before
+        self.out.bytes.len() - before
     }
 }
 
 impl ChunkSink for EventSink {
     fn take(&mut self, positions: &[TopicPosition]) -> Bytes {
         if std::mem::replace(&mut self.unended, false) {
-            self.out.extend_from_slice(b"id: ");
-            cursor_of(positions).write_to(&mut self.out);
-            self.out.extend_from_slice(b"\n\n");
+            self.out.bytes.extend_from_slice(b"id: ");
+            cursor_of(positions).write_to(&mut self.out.bytes);
+            self.out.bytes.extend_from_slice(b"\n\n");
         }
-        self.out.split().freeze()
+        if self.data.capacity() > limits::CHUNK_BYTES {
+            // One large record is no reason to keep room for another.
+            self.data = BytesMut::new();
+        }
+        self.out.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_takes_about_its_size_and_leaves_nothing_behind() {
+        let mut out = Output::default();
+        for size in [100_000, 5, 70_000, 1] {
+            out.part().extend_from_slice(&vec![b'x'; size]);
+            let part = out.take();
+            assert_eq!((part.len(), out.bytes.capacity()), (size, 0));
+            let capacity = part.try_into_mut().map(|part| part.capacity()).unwrap_or_default();
+            assert!(capacity <= 2 * size.max(64), "{size} bytes in {capacity}");
+        }
     }
 }

@@ -126,18 +126,83 @@ async fn what_has_no_effect_is_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_budget_for_bodies_is_given_back_and_its_end_is_overload() {
     let node = with_orders(1).await;
-    let whole = node.bodies().available_permits();
+    let whole = node.bodies.available();
     post_lines(&node, RECORDS, two_units()).await.expect(201);
     post_lines(&node, RECORDS, "{\n").await.expect(400);
     call(&node, Request::post(RECORDS).body(Body::from("x".repeat(2 << 20))).unwrap()).await.expect(413);
-    assert_eq!(node.bodies().available_permits(), whole);
-    let _all = node.bodies().acquire_many_owned(u32::try_from(whole).unwrap()).await.unwrap();
-    let refused = call(&node, Request::post(RECORDS).body(Body::from("x")).unwrap()).await.expect(503);
+    assert_eq!(node.bodies.available(), whole);
+    let _all = node.bodies.take(whole, Duration::ZERO).await.unwrap();
+    call(&node, Request::post(RECORDS).body(Body::from("x")).unwrap()).await.expect(201);
+    let large = Body::from("x".repeat(limits::BODY_FREE_BYTES + 1));
+    let refused = call(&node, Request::post(RECORDS).body(large).unwrap()).await.expect(503);
     assert_eq!(refused.json()["code"], "overloaded");
     assert!(refused.headers.contains_key("retry-after"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_of_settings_does_not_trickle_for_ever() {
+    let node = with_orders(1).await;
+    let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+    let began = Instant::now();
+    call(&node, Request::put("/v1/topics/pay").body(body).unwrap()).await.expect(400);
+    assert_eq!(began.elapsed(), limits::BODY_IDLE_MAX);
+}
+
+#[tokio::test]
+async fn pages_shrink_while_answers_take_all_the_room_and_nothing_is_missed() {
+    const RECORD: usize = 1000;
+    let node = with_orders(1).await;
+    let line = format!("\"{}\"\n", "x".repeat(RECORD));
+    post_lines(&node, RECORDS, line.repeat(40)).await.expect(201);
+    assert_eq!(get(&node, RECORDS).await.json()["records"].as_array().unwrap().len(), 40);
+    let all = node.reads.grant(limits::READS_IN_FLIGHT_BYTES);
+    assert_eq!((all.bytes(), node.reads.available()), (limits::READS_IN_FLIGHT_BYTES, 0));
+    let (mut after, mut read) = ("earliest".to_owned(), 0);
+    while read < 40 {
+        let answer = get(&node, &format!("{RECORDS}?after={after}")).await.expect(200);
+        let page = answer.json();
+        let records = page["records"].as_array().unwrap();
+        assert!(answer.body.len() < limits::READ_FREE_BYTES + 2 * RECORD, "{}", answer.body.len());
+        assert_eq!(records[0]["offset"], read);
+        read += records.len();
+        after = page["next"].as_str().unwrap().to_owned();
+    }
+    let mut stream = Events::open(&node, &format!("{RECORDS}?after=earliest"), None).await;
+    for _ in 0..40 {
+        stream.record().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_keeps_its_room_until_it_is_gone() {
+    let node = with_orders(1).await;
+    let line = format!("\"{}\"\n", "x".repeat(1000));
+    post_lines(&node, RECORDS, line.repeat(100)).await.expect(201);
+    let whole = node.reads.available();
+    let response = open(&node, Request::get(RECORDS).body(Body::empty()).unwrap()).await;
+    let taken = whole - node.reads.available();
+    assert!((100_000..200_000).contains(&taken), "what the page needs, not what it might have: {taken}");
+    drop(response);
+    assert_eq!(node.reads.available(), whole);
+    get(&node, "/v1/topics/orders/partitions/0/records/7").await.expect(200);
+    assert_eq!(node.reads.available(), whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_ages_for_a_chunk_is_told_to_come_back() {
+    let node = with_orders(1).await;
+    post_lines(&node, RECORDS, "1\n").await.expect(201);
+    let mut stream = Events::open(&node, &format!("{RECORDS}?after=earliest"), None).await;
+    let (_, id) = stream.record().await;
+    tokio::time::sleep(limits::CHUNK_WAIT_MAX + Duration::from_secs(1)).await;
+    // What was ready for it comes first.
+    assert_eq!(stream.next().await.unwrap().name, "cursor");
+    let frame = stream.frame().await.unwrap();
+    assert!(frame.starts_with("event: bye\nretry: ") && frame.contains(&format!("id: {id}")), "{frame}");
+    assert_eq!(stream.frame().await, None);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::http::openapi;
 use crate::http::problem::Code;
 use crate::node::Node;
-use crate::testing::{Answer, call, node, node_in, topic};
+use crate::testing::{Answer, busy_node, call, node, node_in, topic};
 
 /// Codes of what this release does not have: credentials, groups, quotas, a coordinator.
 const LATER: [Code; 9] = [
@@ -126,25 +126,19 @@ async fn send(node: &Arc<Node>, (method, uri, headers, body): Sent) -> Answer {
 }
 
 async fn provoke(before: &[Sent], request: Sent, state: State) -> Answer {
-    let node = node(1).await;
+    let node = match state {
+        State::Full => busy_node().await,
+        State::Serving | State::Draining => node(1).await,
+    };
     topic(&node, "orders", 2).await;
     for sent in before {
         let answer = send(&node, *sent).await;
         assert!(answer.status.is_success(), "{sent:?}: {answer:?}");
     }
-    let mut held = None;
-    match state {
-        State::Serving => {}
-        State::Draining => node.begin_stop(),
-        State::Full => {
-            let bodies = node.bodies();
-            let all = u32::try_from(bodies.available_permits()).unwrap();
-            held = Some(bodies.acquire_many_owned(all).await.unwrap());
-        }
+    if matches!(state, State::Draining) {
+        node.begin_stop();
     }
-    let answer = send(&node, request).await;
-    drop(held);
-    answer
+    send(&node, request).await
 }
 
 /// The codes that the document gives for the operation behind a request; none for paths it does not know.

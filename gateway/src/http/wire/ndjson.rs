@@ -94,9 +94,9 @@ impl LineSplitter {
         self.end_line(rest)
     }
 
-    /// Returns the bytes it holds: lines not given out yet, and the start of one.
-    pub fn buffered_bytes(&self) -> usize {
-        self.partial.len() + self.chunk.len()
+    /// Returns what it holds: the start of a line, and lines not given out yet.
+    pub fn buffered(&self) -> [&[u8]; 2] {
+        [&self.partial, &self.chunk]
     }
 
     /// Refuses what is too long even if its last byte is the CR of a line end.
