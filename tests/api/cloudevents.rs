@@ -151,8 +151,8 @@ async fn a_fault_names_event_and_attribute_and_nothing_is_stored() {
         let answer = binary(name, value).header("ce-specversion", "1.0").await;
         assert_eq!(answer.problem(400, "bad-parameter")["header"], name);
     }
-    let large = binary("ce-x", &"x".repeat(80 * 1024)).header("ce-specversion", "1.0").await;
-    assert_eq!(large.problem(400, "bad-parameter")["attribute"], "x");
+    let large = send(&server, ONE, &event("1", &json!({"x": "x".repeat(80 * 1024)}))).await;
+    assert_eq!(large.problem(400, "bad-json")["attribute"], "x");
     let forged = binary("forebay-header-ce_y", "1").header("ce-specversion", "1.0").await;
     assert_eq!(forged.problem(400, "bad-parameter")["parameter"], "header");
     assert!(read(&server).await.is_empty());
