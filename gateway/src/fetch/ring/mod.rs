@@ -155,7 +155,7 @@ impl Ring {
         state.closed = true;
         state.first += state.chunks.len() as u64;
         state.chunks.clear();
-        state.bytes = 0;
+        self.total.fetch_sub(std::mem::take(&mut state.bytes), Ordering::Relaxed);
         drop(state);
         self.news.send_replace(());
     }

@@ -13,7 +13,7 @@ use crate::limits;
 /// of `also`.
 ///
 /// # Errors
-/// 415 `unsupported-media-type`, 413 `too-large`.
+/// 415 `unsupported-media-type`, 413 `too-large`, 400 when it does not arrive within [`limits::BODY_IDLE_MAX`].
 pub async fn json_body(
     request: Request,
     also: &[&str],
