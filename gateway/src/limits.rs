@@ -125,6 +125,8 @@ pub const PAGE_BYTES_MAX: usize = 16 * MIB;
 pub const FETCH_BYTES: usize = MIB;
 /// Records looked at for one page before it is answered with what was found: bounds a read with a narrow filter.
 pub const PAGE_SCAN_MAX: usize = 200_000;
+/// Bytes from which a page is compressed for a client that asks for it: less is one packet anyway.
+pub const COMPRESS_BYTES_MIN: usize = KIB;
 /// Longest long poll.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for `at_least`.

@@ -139,3 +139,32 @@ async fn conditions_guard_changes_of_a_topic() {
     server.patch("/v1/topics/new").json(&json!({"partitions": null})).await.problem(422, "invalid-config");
     server.patch("/v1/topics/new").json(&json!({"retention": 1})).await.problem(422, "invalid-config");
 }
+
+#[tokio::test]
+async fn pages_are_compressed_for_who_asks_and_have_an_etag_of_their_own() {
+    let server = Server::start().await;
+    server.create_topic("orders", json!({})).await;
+    let lines: Vec<String> = (0..2000).map(|n| format!("{{\"n\":{n}}}")).collect();
+    server.produce_lines("/v1/topics/orders/records", &lines).await;
+    let path = "/v1/topics/orders/partitions/0/records?offset=0&limit=1000";
+    let plain = server.get(path).await.expect(200);
+    let plain_etag = plain.header("etag").to_owned();
+    let gzip = server.get(path).header("accept-encoding", "gzip").await.expect(200);
+    let zstd = server.get(path).header("accept-encoding", "gzip, br, zstd").await.expect(200);
+    assert_eq!((gzip.header("content-encoding"), zstd.header("content-encoding")), ("gzip", "zstd"));
+    assert_eq!(plain.header("content-encoding"), "");
+    for coded in [&gzip, &zstd] {
+        assert!(coded.body.len() * 5 < plain.body.len(), "{}", coded.body.len());
+        assert!(
+            coded.headers.get_all("vary").iter().any(|vary| vary.as_bytes().ends_with(b"accept-encoding"))
+        );
+        assert_ne!(coded.header("etag"), plain_etag);
+    }
+    assert_eq!(&gzip.body[..2], b"\x1f\x8b");
+    let known =
+        server.get(path).header("accept-encoding", "gzip").header("if-none-match", gzip.header("etag"));
+    known.await.expect(304);
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-s", "--compressed", &format!("{}{path}", server.url())]);
+    assert_eq!(curl.output().expect("curl runs").stdout, plain.body, "a real client gets the same page");
+}

@@ -111,7 +111,7 @@ pub(super) async fn admit(State(app): State<App>, request: Request, next: Next) 
         Err(problem) => problem.into_response(),
     };
     // The representation of the same URL depends on it; a cache has to know.
-    response.headers_mut().append(VARY, HeaderValue::from_static("accept"));
+    response.headers_mut().append(VARY, HeaderValue::from_static("accept, accept-encoding"));
     asker.refine(&app, response).await
 }
 

@@ -124,6 +124,9 @@ pub(in crate::http) struct ReadHeaders {
     /// Where a stream of events was cut: goes before `after`.
     #[param(rename = "Last-Event-ID", example = "a0.0-1", pattern = "^[A-Za-z0-9._:,-]+$")]
     last_event_id: Option<String>,
+    /// Pages are compressed as it asks; streams are not.
+    #[param(rename = "Accept-Encoding", example = "gzip, zstd")]
+    accept_encoding: Option<String>,
     /// The `ETag` of the page that the client has.
     #[param(rename = "If-None-Match", example = "\"5f0c\"", pattern = "^\"[!#-~]*\"$")]
     if_none_match: Option<String>,

@@ -1,7 +1,7 @@
 //! Content negotiation: which representation of records a client wants.
 
-use http::HeaderMap;
 use http::header::ACCEPT;
+use http::{HeaderMap, HeaderName};
 
 use crate::http::problem::{Code, Problem};
 
@@ -82,15 +82,20 @@ fn rank(candidate: Representation, ranges: &[(&str, u16)]) -> (u16, u8) {
     exact.filter(|(specificity, _)| *specificity > 0).max().map_or((0, 0), |(s, weight)| (weight, s))
 }
 
-/// Reads media ranges with weights in thousandths. What is malformed is left out; an absent or empty header
-/// means anything.
+/// Reads media ranges with weights in thousandths. An absent or empty header means anything.
 fn ranges(headers: &HeaderMap) -> Vec<(&str, u16)> {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let items = values.flat_map(|value| value.split(',')).filter(|item| !item.trim().is_empty());
-    let mut items = items.take(RANGES_MAX).peekable();
-    if items.peek().is_none() {
+    if values.flat_map(|value| value.split(',')).all(|item| item.trim().is_empty()) {
         return vec![("*/*", 1000)];
     }
+    weighted(headers, ACCEPT)
+}
+
+/// Reads a header that lists names with weights, these in thousandths. What is malformed is left out.
+pub(super) fn weighted(headers: &HeaderMap, name: HeaderName) -> Vec<(&str, u16)> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let items = values.flat_map(|value| value.split(',')).filter(|item| !item.trim().is_empty());
+    let items = items.take(RANGES_MAX);
     let mut ranges = Vec::new();
     for item in items {
         let mut parts = item.split(';').map(str::trim);

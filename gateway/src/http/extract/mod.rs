@@ -1,6 +1,7 @@
 //! What a request says, read strictly: a mistake gets a problem that names it, never a silent default.
 
 mod accept;
+mod accept_encoding;
 mod after;
 mod content_type;
 mod json_body;
@@ -9,6 +10,7 @@ mod query;
 mod rejection;
 
 pub use accept::{Representation, negotiate};
+pub use accept_encoding::{Coding, content_coding};
 pub use after::{After, parse_time};
 pub use content_type::{EventDocument, ProduceFormat, produce_format};
 pub use json_body::json_body;

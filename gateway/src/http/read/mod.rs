@@ -1,6 +1,7 @@
 //! `GET …/records`: pages, long polls, endless NDJSON, streams of events.
 
 mod args;
+mod coding;
 mod events;
 mod lines;
 mod page;
@@ -9,19 +10,22 @@ mod place;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, RETRY_AFTER};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, RETRY_AFTER,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
+use crate::budget::Grant;
 use crate::fetch::{PageEnd, PageLimit};
 use crate::http::App;
 use crate::http::docs::bodies::RecordPages;
 use crate::http::docs::parameters::{ReadHeaders, ReadParameters};
 use crate::http::docs::problems::ReadProblems;
-use crate::http::extract::{PartitionPath, Representation, TopicPath, negotiate};
+use crate::http::extract::{PartitionPath, Representation, TopicPath, content_coding, negotiate};
 use crate::http::problem::{Code, Problem};
 use crate::limits;
 
@@ -138,10 +142,14 @@ async fn read(app: App, scope: Scope, uri: Uri, headers: HeaderMap) -> Result<Re
         let place = app.admission.stream()?;
         return Ok(lines::lines(app, args, place));
     }
-    let (end, body) = page(&app, &mut args).await?;
+    let (end, room, body) = page(&app, &mut args).await?;
+    let (body, coding) = coding::encode(body, content_coding(&headers)).await;
     let (next, media_type) = (args.cursor().to_string(), args.representation.media_type());
-    let mut response = body.into_response();
+    let mut response = room.hold(body).into_response();
     let sent = response.headers_mut();
+    if let Some(coding) = coding {
+        sent.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+    }
     sent.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     sent.insert("forebay-next", header_value(&next));
     if !end.caught_up {
@@ -151,7 +159,7 @@ async fn read(app: App, scope: Scope, uri: Uri, headers: HeaderMap) -> Result<Re
         sent.insert("forebay-reset", HeaderValue::from_static(reset.code.as_str()));
     }
     if args.is_repeatable() && !end.caught_up {
-        return Ok(cached(response, &format!("{next}{media_type}{uri}"), &headers));
+        return Ok(cached(response, &format!("{next}{media_type}{coding:?}{uri}"), &headers));
     }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
@@ -169,8 +177,8 @@ fn next_page(uri: &Uri, next: &str) -> String {
     format!("{}?{}after={next}", uri.path(), kept.collect::<String>())
 }
 
-/// Reads a page; without a record in it, waits for one as long as the client asked.
-async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Bytes), Problem> {
+/// Reads a page; without a record in it, waits for one as long as the client asked. Answers it with its room in memory.
+async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Grant, Bytes), Problem> {
     let deadline = Instant::now() + args.wait;
     let mut sink = PageSink::new(&args.reader.positions, args.representation, args.format);
     loop {
@@ -190,7 +198,7 @@ async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Bytes), Proble
         let over = end.records > 0 || !end.caught_up || args.reader.is_done() || args.wait.is_zero();
         if over || !news(app, args, deadline).await? {
             let caught_up = end.caught_up && !args.reader.is_ahead();
-            return Ok((end, grant.hold(sink.finish(&args.cursor(), caught_up))));
+            return Ok((end, grant, sink.finish(&args.cursor(), caught_up)));
         }
     }
 }
