@@ -45,6 +45,10 @@ pub enum Mutation {
     GoneIsNotStored,
     /// A compactor commits its result again although the floor has moved (rule C1).
     ReappliedAfterFloorMoved,
+    /// A conditional append is refused although another leader may have gone on.
+    RefusalUnproved,
+    /// A conditional append is refused by what may never be stored.
+    RefusalBeforeDurable,
     /// The journal reports frames as synced before they are.
     AckBeforeSync,
     /// Replay goes on behind a frame that cannot be read.
@@ -59,6 +63,20 @@ pub enum Mutation {
     AckBeforeJump,
     /// Appends are taken before the journal is replayed.
     ReadyBeforeReplay,
+    /// An object is sent before a synced mark says which journalled appends it holds.
+    SentBeforeMark,
+    /// Nobody looks whether an append was sent in an epoch that holds it.
+    FrozenIgnored,
+    /// What was to be sent is taken for stored.
+    FrozenIsStored,
+    /// Settled marks are passed over.
+    SettledIgnored,
+    /// What is appended again loses the names by which its producers repeat it.
+    AgainUnjudged,
+    /// A conditional append is acknowledged by the journal alone.
+    ConditionalLocal,
+    /// At the end of a leadership appends at `local` are acknowledged before they are synced.
+    LingeringUnsynced,
 }
 
 #[cfg(feature = "test-util")]

@@ -92,17 +92,6 @@ pub struct JournalBatch {
     pub bytes: Bytes,
 }
 
-/// What became of a frozen WAL object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Settlement {
-    /// In the store.
-    Stored,
-    /// Definitely not in the store; its batches were handed to the next leader.
-    Rerouted,
-    /// Its batches were answered with an error.
-    Failed,
-}
-
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -119,11 +108,11 @@ pub enum Frame {
         /// The batches.
         batches: Vec<JournalBatch>,
     },
-    /// The shard's appends in a range of frames became a WAL object.
+    /// The shard's appends in a range of frames go into a WAL object. Said, and synced, before the object is sent.
     Frozen {
         /// The shard.
         shard: ShardId,
-        /// The leadership.
+        /// The leadership that sends it: not always the one that gave out the offsets.
         nonce: Nonce,
         /// The object's number.
         seq: WalSeq,
@@ -132,16 +121,14 @@ pub enum Frame {
         /// The last frame.
         last: FrameNumber,
     },
-    /// The fate of a WAL object is known.
+    /// Nothing is left to do for the shard's older appends.
     Settled {
         /// The shard.
         shard: ShardId,
-        /// The leadership.
+        /// The leadership that says so.
         nonce: Nonce,
-        /// The object's number.
-        seq: WalSeq,
-        /// The fate.
-        outcome: Settlement,
+        /// The shard's appends in frames below this number are in the log, or were dropped with their topic.
+        below: FrameNumber,
     },
 }
 
@@ -239,13 +226,8 @@ fn encode(frame: Frame) -> Result<(Vec<u8>, Vec<Bytes>), FormatError> {
         Frame::Frozen { shard, nonce, seq, first, last } => {
             encoder.u8(2).u16(shard.get()).u128(nonce.get()).u64(seq.get()).u64(first.0).u64(last.0);
         }
-        Frame::Settled { shard, nonce, seq, outcome } => {
-            let outcome = match outcome {
-                Settlement::Stored => 0,
-                Settlement::Rerouted => 1,
-                Settlement::Failed => 2,
-            };
-            encoder.u8(3).u16(shard.get()).u128(nonce.get()).u64(seq.get()).u8(outcome);
+        Frame::Settled { shard, nonce, below } => {
+            encoder.u8(4).u16(shard.get()).u128(nonce.get()).u64(below.0);
         }
     }
     Ok((encoder.finish(), bodies))
@@ -273,12 +255,13 @@ pub fn claim(bytes: &[u8]) -> Option<Found> {
     (is_frame && fits && synced_below <= number).then_some(Found { number, synced_below, position: 0, len })
 }
 
-/// Decodes a whole frame whose checksum holds. The batches share its bytes.
+/// Decodes a whole frame whose checksum holds. The batches share its bytes. None for a mark of an earlier layout (kind 3,
+/// the fate of one WAL object), which says nothing that is asked any more.
 ///
 /// # Errors
 ///
 /// [`FormatError`] when it was not written by this version.
-pub fn decode(bytes: &Bytes) -> Result<Frame, FormatError> {
+pub fn decode(bytes: &Bytes) -> Result<Option<Frame>, FormatError> {
     let body = bytes.len().checked_sub(CHECKSUM_LEN).and_then(|end| bytes.get(KIND_AT..end));
     let mut decoder = Decoder::new(FRAME, body.ok_or(FormatError::Truncated { what: FRAME })?);
     let kind = decoder.u8()?;
@@ -300,20 +283,12 @@ pub fn decode(bytes: &Bytes) -> Result<Frame, FormatError> {
             let (first, last) = (FrameNumber(decoder.u64()?), FrameNumber(decoder.u64()?));
             Frame::Frozen { shard, nonce, seq, first, last }
         }
-        3 => {
-            let seq = WalSeq::new(decoder.u64()?);
-            let outcome = match decoder.u8()? {
-                0 => Settlement::Stored,
-                1 => Settlement::Rerouted,
-                2 => Settlement::Failed,
-                _ => return Err(FormatError::Field { what: FRAME, field: "outcome" }),
-            };
-            Frame::Settled { shard, nonce, seq, outcome }
-        }
+        3 => return Ok(None),
+        4 => Frame::Settled { shard, nonce, below: FrameNumber(decoder.u64()?) },
         _ => return Err(FormatError::Field { what: FRAME, field: "kind" }),
     };
     decoder.finish()?;
-    Ok(frame)
+    Ok(Some(frame))
 }
 
 /// Reads the heads of all batches, then their bodies.

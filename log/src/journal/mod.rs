@@ -1,6 +1,6 @@
 //! The journal: the node's local write-ahead buffer, one sequence of files for all shards of the node.
 //!
-//! A *frame* is one entry: a unit of batches accepted by a shard, or what became of a WAL object. Frames are numbered
+//! A *frame* is one entry: batches accepted by a shard, or a mark that says what becomes of them. Frames are numbered
 //! over the journal's whole life. A *group* is what is written at once and, if any of its frames asks for it, synced
 //! at once. A frame is *released* when it is stored elsewhere; files go when all their frames are released.
 //!
@@ -38,7 +38,7 @@ mod tests;
 mod writer;
 
 pub use files::{Device, Folder};
-pub use frame::{Frame, FrameNumber, JournalBatch, Settlement};
+pub use frame::{Frame, FrameNumber, JournalBatch};
 pub use replay::{Damage, Replay, Replayed};
 
 use files::Disk;

@@ -88,7 +88,10 @@ impl Replay {
     pub fn next(&mut self) -> Result<Option<Replayed>, JournalError> {
         loop {
             if let Some(found) = self.found.pop_front() {
-                return self.decode(found).map(Some);
+                match self.decode(found)? {
+                    Some(replayed) => return Ok(Some(replayed)),
+                    None => continue,
+                }
             }
             let Some(part) = self.parts.pop_front() else {
                 self.bytes = Bytes::new();
@@ -108,11 +111,12 @@ impl Replay {
         self.next
     }
 
-    fn decode(&self, found: Found) -> Result<Replayed, JournalError> {
+    fn decode(&self, found: Found) -> Result<Option<Replayed>, JournalError> {
         // Copied, so that a batch kept by the caller does not keep the whole file in memory.
         let bytes = Bytes::copy_from_slice(&self.bytes[found.position..found.position + found.len]);
         let after_damage = self.damage.first().is_some_and(|damage| damage.first <= found.number);
-        Ok(Replayed { number: found.number, frame: frame::decode(&bytes)?, after_damage })
+        let frame = frame::decode(&bytes)?;
+        Ok(frame.map(|frame| Replayed { number: found.number, frame, after_damage }))
     }
 }
 

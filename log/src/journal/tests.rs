@@ -53,9 +53,9 @@ fn append(offset: u64, body: impl Into<Bytes>) -> Frame {
     }
 }
 
-fn settled(seq: u64) -> Frame {
+fn settled(below: u64) -> Frame {
     let (shard, nonce) = (ShardId::new(1), Nonce::new(2));
-    Frame::Settled { shard, nonce, seq: WalSeq::new(seq), outcome: Settlement::Stored }
+    Frame::Settled { shard, nonce, below: FrameNumber::new(below) }
 }
 
 fn mixed(n: u64) -> Frame {
@@ -676,6 +676,28 @@ async fn an_open_journal_is_not_opened_again() {
 
 // ---- bytes ----
 
+const SETTLED: &str = concat!(
+    "f70ba71e0000001a00000000000000050000000000000004040001000000000000000000000000000000020000000000",
+    "000009d4181f51",
+);
+const FROZEN: &str = concat!(
+    "f70ba71e0000002a00000000000000050000000000000004020001000000000000000000000000000000020000000000",
+    "00000a0000000000000009000000000000000ad41fd512",
+);
+/// A mark that said what became of one WAL object.
+const EARLIER_SETTLED: &str = concat!(
+    "f70ba71e0000001b00000000000000050000000000000004030001000000000000000000000000000000020000000000",
+    "00000900ff2b1cb0",
+);
+
+#[test]
+fn a_mark_of_the_earlier_layout_is_passed_over() {
+    let byte = |at: usize| u8::from_str_radix(&EARLIER_SETTLED[at..at + 2], 16).unwrap();
+    let earlier: Vec<u8> = (0..EARLIER_SETTLED.len()).step_by(2).map(byte).collect();
+    assert!(Seal::new(CLUSTER).holds(&earlier));
+    assert_eq!(frame::decode(&Bytes::from(earlier)), Ok(None));
+}
+
 #[test]
 fn the_bytes_of_version_1_do_not_change() {
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
@@ -685,13 +707,8 @@ fn the_bytes_of_version_1_do_not_change() {
         hex(&header),
         "46424a524e4c0d0a0001000000000000000000000000000000c100000000000000020000000000000003581fcc36"
     );
-    assert_eq!(
-        hex(&image(settled(9), CLUSTER, 5, 4)),
-        concat!(
-            "f70ba71e0000001b00000000000000050000000000000004030001000000000000000000000000000000020000000000",
-            "00000900ff2b1cb0",
-        )
-    );
+    assert_eq!(hex(&image(settled(9), CLUSTER, 5, 4)), SETTLED);
+    assert_eq!(hex(&image(mixed(10), CLUSTER, 5, 4)), FROZEN);
     assert_eq!(
         hex(&image(append(9, &b"body"[..]), CLUSTER, 5, 4)),
         concat!(
@@ -725,7 +742,7 @@ proptest! {
         let bytes = Bytes::from(image(frame.clone(), CLUSTER, number, number - 1));
         prop_assert!(Seal::new(CLUSTER).holds(&bytes));
         prop_assert!(!Seal::new(ClusterId::new(1)).holds(&bytes));
-        prop_assert_eq!(frame::decode(&bytes), Ok(frame));
+        prop_assert_eq!(frame::decode(&bytes), Ok(Some(frame)));
         let claimed = frame::claim(&bytes).unwrap();
         prop_assert_eq!((claimed.number.get(), claimed.len), (number, bytes.len()));
         prop_assert_eq!(claimed.synced_below.get(), number - 1);

@@ -1,28 +1,100 @@
-//! Which journal frames are still needed, over all shards of a node.
+//! What the shards of a node share of its journal: which frames are still needed, and which appends wait for the next
+//! leadership of their shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::journal::{Frame, FrameNumber, Journal, JournalError};
+use crate::journal::{Frame, FrameNumber, Journal, JournalError, Replay};
+use crate::model::ShardId;
+use crate::mutation::{self, Mutation};
+use crate::shard::leader::leftover::{Leftover, Sent};
+
+/// The leftovers of a shard, oldest first. Whoever leads the shard on this node holds them.
+pub(crate) type Leftovers = OwnedMutexGuard<Vec<Leftover>>;
+
+/// Leftovers that may be held by a leader.
+type OfShard = Arc<AsyncMutex<Vec<Leftover>>>;
 
 /// The node's journal, shared by its shards. Frames are dropped once every frame before them is stored too.
 #[derive(Debug, Clone)]
 pub struct SharedJournal {
     journal: Arc<Journal>,
     needed: Arc<Mutex<BTreeMap<FrameNumber, u32>>>,
+    leftovers: Arc<Mutex<HashMap<ShardId, OfShard>>>,
 }
 
 impl SharedJournal {
     /// Shares a journal.
     pub fn new(journal: Journal) -> Self {
-        Self { journal: Arc::new(journal), needed: Arc::default() }
+        Self { journal: Arc::new(journal), needed: Arc::default(), leftovers: Arc::default() }
     }
 
     /// Returns the journal itself.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Keeps what the journal held when it was opened for the leaderships to come: on a store that others may write,
+    /// before any shard is opened. (On an exclusive store [`Shard::recover`](crate::shard::Shard::recover) takes it.)
+    ///
+    /// # Errors
+    /// [`JournalError`]; the node must not lead. The journal keeps every frame.
+    ///
+    /// # Cost
+    /// Reads the whole journal, and blocks on it: call it where blocking is allowed. Keeps in memory what is not
+    /// settled: at most what the node's shards had accepted and not stored.
+    pub fn adopt(&self, replay: &mut Replay) -> Result<(), JournalError> {
+        let mut found: HashMap<ShardId, Vec<Leftover>> = HashMap::new();
+        while let Some(replayed) = replay.next()? {
+            let number = replayed.number;
+            match replayed.frame {
+                Frame::Append { shard, nonce, batches, .. } => {
+                    let leftover = Leftover { number, origin: nonce, batches, sent: Vec::new() };
+                    found.entry(shard).or_default().push(leftover);
+                }
+                Frame::Frozen { shard, nonce, seq, first, last } => {
+                    let of_shard = found.get_mut(&shard).into_iter().flatten();
+                    let frozen = of_shard.filter(|leftover| (first..=last).contains(&leftover.number));
+                    frozen.for_each(|leftover| leftover.sent.push(Sent { nonce, seq }));
+                }
+                Frame::Settled { shard, below, .. } => {
+                    if let Some(of_shard) =
+                        found.get_mut(&shard).filter(|_| !mutation::is(Mutation::SettledIgnored))
+                    {
+                        of_shard.retain(|leftover| leftover.number >= below);
+                    }
+                }
+            }
+        }
+        let mut leftovers = self.leftovers.lock();
+        for (shard, of_shard) in found {
+            of_shard.iter().for_each(|leftover| self.need(leftover.number));
+            leftovers.insert(shard, Arc::new(AsyncMutex::new(of_shard)));
+        }
+        Ok(())
+    }
+
+    /// Tells whether appends wait in the journal for this node to lead the shard again. False while it leads.
+    pub fn has_leftovers(&self, shard: ShardId) -> bool {
+        self.leftovers_of(shard).try_lock().is_ok_and(|leftovers| !leftovers.is_empty())
+    }
+
+    /// Waits until no leader of the shard is left on this node, and takes what those before left.
+    pub(crate) async fn leftovers(&self, shard: ShardId) -> Leftovers {
+        self.leftovers_of(shard).lock_owned().await
+    }
+
+    /// As [`Self::leftovers`], without waiting.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn try_leftovers(&self, shard: ShardId) -> Option<Leftovers> {
+        self.leftovers_of(shard).try_lock_owned().ok()
+    }
+
+    fn leftovers_of(&self, shard: ShardId) -> OfShard {
+        Arc::clone(self.leftovers.lock().entry(shard).or_default())
     }
 
     /// Appends a frame that is needed until [`Self::stored`] names it. With `sync` it gets to the disk at once.
@@ -40,10 +112,9 @@ impl SharedJournal {
         appended
     }
 
-    /// Appends a mark, which nothing needs.
-    pub fn mark(&self, frame: Frame) {
-        // A mark saves work at a replay and proves nothing: without room for it the replay does that work.
-        let _ = self.journal.try_append(frame, false);
+    /// Appends a mark, synced at once, which nothing needs. None when there is no room for it.
+    pub(crate) fn mark(&self, frame: Frame) -> Option<FrameNumber> {
+        self.journal.try_append(frame, true).ok()
     }
 
     /// Notes a frame found at the start of the node, which is needed until it is stored.

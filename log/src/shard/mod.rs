@@ -35,6 +35,7 @@ pub mod writer;
 pub use append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch, Placement};
 pub use fetch::{Backlog, FetchError, Fetched, ShardIndex};
 pub use frames::SharedJournal;
+pub use leader::leftover::RECOVERED_HEADER;
 pub use leader::{LeaderOptions, Receipt, RecoverError, Shard};
 pub use open::{OpenError, ShardStore};
 pub use pages::Pages;

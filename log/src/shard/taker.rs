@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 
 use crate::error::ErrorKind;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{EpochEntry, Manifest};
 use crate::format::snapshot::Snapshot;
 use crate::format::wal_object::{Footer, ObjectKind, WalHeader, encode_epoch};
 use crate::limits;
@@ -91,6 +91,8 @@ pub struct Leadership {
     pub state: ShardState,
     /// The manifest from which the walk started.
     pub manifest: Manifest,
+    /// The newest epochs that are known, this one included, in order.
+    pub epochs: Vec<EpochEntry>,
     /// DATA objects of the walk, in order.
     pub objects: Vec<PathObject>,
     /// Append time of the newest object.
@@ -137,17 +139,30 @@ struct Attempt {
     manifest: Manifest,
     walk: Walk,
     state: ShardState,
+    epochs: Vec<EpochEntry>,
     objects: Vec<PathObject>,
 }
 
 impl Attempt {
     fn take_in(&mut self, object: PathObject) -> Result<(), PathFault> {
         self.walk.accept(&object.header)?;
-        if object.header.kind == ObjectKind::Data {
+        let WalHeader { kind, epoch, nonce, seq, .. } = object.header;
+        if kind == ObjectKind::Data {
             self.state.apply(&object.header, &object.footer)?;
             self.objects.push(object);
+        } else {
+            self.begin_epoch(epoch, nonce, seq);
         }
         Ok(())
+    }
+
+    /// Notes that an EPOCH stands at a number.
+    fn begin_epoch(&mut self, epoch: LeaderEpoch, nonce: Nonce, seq: WalSeq) {
+        if let Some(last) = self.epochs.last_mut() {
+            last.end_seq = Some(seq);
+        }
+        let first_seq = seq.plus(self.manifest.gap);
+        self.epochs.push(EpochEntry { epoch, nonce, first_seq, end_seq: None });
     }
 }
 
@@ -266,7 +281,8 @@ impl Taker {
     fn walk(&mut self, manifest: Manifest, snapshot: Option<&Snapshot>) -> Ask {
         let walk = Walk::from_manifest(&manifest);
         let state = ShardState::from_snapshot(snapshot);
-        self.look(Attempt { manifest, walk, state, objects: Vec::new() })
+        let epochs = manifest.epochs.clone();
+        self.look(Attempt { manifest, walk, state, epochs, objects: Vec::new() })
     }
 
     fn look(&mut self, attempt: Attempt) -> Ask {
@@ -382,8 +398,9 @@ impl Taker {
         Ok(self.lead(attempt, nonce))
     }
 
-    fn lead(&self, attempt: Attempt, nonce: Nonce) -> Ask {
-        let Attempt { manifest, walk, state, objects } = attempt;
+    fn lead(&self, mut attempt: Attempt, nonce: Nonce) -> Ask {
+        attempt.begin_epoch(attempt.walk.epoch().plus(1), nonce, attempt.walk.position());
+        let Attempt { manifest, walk, state, epochs, objects } = attempt;
         let (mut epoch, mut first_seq) = (walk.epoch().plus(1), walk.position().plus(manifest.gap));
         let mut span = limits::WRITE_SPAN.min(manifest.gap);
         if mutation::is(Mutation::NoEpoch) {
@@ -400,6 +417,7 @@ impl Taker {
             append_time: self.now.max(walk.append_time()),
             state,
             manifest,
+            epochs,
             objects,
         }))
     }

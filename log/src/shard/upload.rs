@@ -16,6 +16,8 @@ pub(super) enum Found {
     Put(PutAnswer),
     /// The header at the number, if there is one.
     Header(Option<WalHeader>),
+    /// The header at a number where nothing was sent, if there is one.
+    Proof(Option<WalHeader>),
     /// Something that no writer of this version wrote.
     Stranger,
     /// The manifest's floor.
@@ -50,6 +52,15 @@ pub(super) async fn read_back(at: ShardStore, seq: WalSeq) -> Step {
                 pause = next_pause(pause);
             }
         }
+    }
+}
+
+/// Reads a header for a proof of leadership, as [`read_back`] does.
+pub(super) async fn prove(at: ShardStore, seq: WalSeq) -> Step {
+    let Step { seq, found } = read_back(at, seq).await;
+    match found {
+        Found::Header(header) => Step { seq, found: Found::Proof(header) },
+        found => Step { seq, found },
     }
 }
 

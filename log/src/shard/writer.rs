@@ -72,6 +72,17 @@ impl Writer {
         (!self.stopping && unresolved < limits::PUTS_IN_FLIGHT_MAX && within).then_some(self.next)
     }
 
+    /// Returns the number that the next object gets, whether or not it may be frozen now.
+    pub fn next_seq(&self) -> WalSeq {
+        self.next
+    }
+
+    /// Returns the number that the next object gets while every one before is resolved: nothing of this leader was ever
+    /// sent there, and only an EPOCH that ends its epoch can stand there.
+    pub fn unused(&self) -> Option<WalSeq> {
+        (self.slots.is_empty() && !self.stopping).then_some(self.next)
+    }
+
     /// Freezes an object at the number that [`Self::may_freeze`] gave (W1). Its bytes never change again.
     ///
     /// # Panics

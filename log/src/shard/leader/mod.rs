@@ -3,12 +3,23 @@
 //! On an *exclusive* store (a folder locked by this process, or memory) nobody can take over and the journal is
 //! exactly as durable as an object: appends are acknowledged after the journal's group commit and WAL objects are
 //! flushed behind. On a shared store `object` appends are acknowledged once their WAL object and all before it are
-//! in the bucket.
+//! in the bucket, and `local` ones once the journal has them: what a leadership leaves there is appended again by the
+//! next one on this node.
+//!
+//! What decides is pure: `core` with `objects` (WAL objects) and `recover` (the start), over `turn` (offsets), `pending`
+//! (frames on their way), `flush` (when), `refusals` (what others could contradict), `marks` and `leftover` (a journal on a
+//! shared store). `run` is the task around it, `bare` what the simulator puts there instead.
 
 #[cfg(feature = "test-util")]
 pub mod bare;
+mod core;
+mod flush;
+pub(crate) mod leftover;
+mod marks;
+mod objects;
 mod pending;
 mod recover;
+mod refusals;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -42,9 +53,12 @@ const PERMIT_BYTES: usize = 1024;
 pub struct LeaderOptions {
     /// Stamps WAL objects.
     pub clock: Arc<dyn Clock>,
-    /// The node's journal. All shards that share it are opened before it is replayed, and it releases nothing before
-    /// each of them was told that it is [recovered](Shard::recovered). Without one appends are acknowledged by a
-    /// shared store, and at once on an exclusive one: right only where nothing outlives the process, as in memory.
+    /// The node's journal. Without one appends are acknowledged by a shared store, and at once on an exclusive one: right
+    /// only where nothing outlives the process, as in memory.
+    ///
+    /// On an exclusive store all shards that share it are opened before it is replayed into them, and it releases nothing
+    /// before each of them was told that it is [recovered](Shard::recovered). On a shared one it
+    /// [adopts](SharedJournal::adopt) what it held before any shard is opened, and hands it to each that is.
     pub journal: Option<SharedJournal>,
     /// Wakes readers.
     pub signals: Signals,
@@ -65,6 +79,9 @@ pub enum RecoverError {
         /// Where.
         partition: TopicPartition,
     },
+    /// Others may write the store: there [`SharedJournal::adopt`] takes the frames.
+    #[error("store is shared: frames are not taken back one by one")]
+    Shared,
     /// The leader is gone.
     #[error("shard has no leader here")]
     NoLeader,
@@ -131,7 +148,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Takes a shard over and begins to lead it. Appends wait until [`Self::recovered`] was called.
+    /// Takes a shard over and begins to lead it. Appends wait until [`Self::recovered`] was called. On a shared store with
+    /// a journal it first waits until an earlier leader of the shard on this node has ended.
     ///
     /// # Errors
     /// [`OpenError`]; a retry begins anew and is safe.
@@ -140,6 +158,10 @@ impl Shard {
         options: LeaderOptions,
         nonces: StdRng,
     ) -> Result<(Self, JoinHandle<()>), OpenError> {
+        let leftovers = match options.journal.as_ref().filter(|_| !at.store.is_exclusive()) {
+            Some(journal) => Some(journal.leftovers(at.shard).await),
+            None => None,
+        };
         let leadership = at.take_over(options.clock.now(), nonces).await?;
         let (id, epoch) = (at.shard, leadership.epoch);
         let index = Arc::new(ShardIndex::new(at.clone()));
@@ -147,14 +169,11 @@ impl Shard {
         for object in &leadership.objects {
             index.add_object(&object.header, &object.footer);
         }
-        for end in leadership.state.partitions() {
-            index.log(end.partition).publish(end.next_offset);
-        }
         let (queue, queued) = mpsc::channel(limits::SHARD_QUEUE_MAX);
         let (commands, commanded) = mpsc::channel(16);
         let room = Arc::new(Semaphore::new(options.unflushed_bytes_max / PERMIT_BYTES));
         let (leads, leading) = watch::channel(true);
-        let leader = run::Leader::new(at, options, leadership, Arc::clone(&index), leads);
+        let leader = run::Leader::new(at, options, leadership, leftovers, Arc::clone(&index), leads);
         let task = tokio::spawn(leader.run(queued, commanded));
         Ok((Self { id, epoch, index, queue, commands, room, leading }, task))
     }
@@ -215,7 +234,8 @@ impl Shard {
         self.enqueue(append).await?.acknowledged().await
     }
 
-    /// Takes back a frame of the journal, in journal order, at its old offsets. Frames already stored are skipped.
+    /// Takes back a frame of the journal, in journal order, at its old offsets. Frames already stored are skipped. For
+    /// exclusive stores.
     ///
     /// # Errors
     /// [`RecoverError`]; the node must not become ready. The journal keeps every frame, to try again.
@@ -226,8 +246,12 @@ impl Shard {
         answer.await.map_err(|_| RecoverError::NoLeader)?
     }
 
-    /// Ends recovery: appends are taken from now on. After damage in synced frames all partitions, the ones named
-    /// included, go on [`limits::OFFSET_JUMP`] further, so that no lost offset is given out again.
+    /// Ends recovery: appends are taken from now on. `partitions`: those that exist on the shard.
+    ///
+    /// On an exclusive store, after damage in synced frames all partitions go on [`limits::OFFSET_JUMP`] further, so that no
+    /// lost offset is given out again. On a shared store what earlier leaderships of this node left in the journal is
+    /// appended again first; what belongs to no partition named here is dropped, so they have to be read after
+    /// [`Self::open`].
     ///
     /// # Errors
     /// [`RecoverError::NoLeader`].

@@ -12,6 +12,7 @@ use crate::format::wal_object::{EncodedObject, Extent, ObjectBuilder, ObjectIden
 use crate::journal::{Frame, FrameNumber, JournalBatch};
 use crate::model::{Durability, Nonce, Offset, ShardId, Timestamp, TopicId, WalSeq};
 use crate::shard::append::{AppendError, Appended};
+use crate::shard::leader::leftover::{Leftover, Sent, name_of};
 use crate::shard::partition::PartitionLog;
 
 /// Somebody who waits for an append.
@@ -28,8 +29,12 @@ impl Waiter {
         let _ = self.reply.send(Ok(self.appended));
     }
 
-    pub(super) fn fail(self, error: AppendError) {
-        let _ = self.reply.send(Err(error));
+    /// Answers at the end of a leadership; `lost`: the append it waits for is definitely not stored. Of the first attempt
+    /// of a retry nothing is known.
+    pub(super) fn fail(self, lost: bool) {
+        let lost = lost && !self.appended.replayed;
+        let outcome = if lost { Outcome::NotApplied } else { Outcome::Unknown };
+        let _ = self.reply.send(Err(AppendError::NoLeader { outcome }));
     }
 }
 
@@ -46,6 +51,17 @@ pub(super) struct PlacedBatch {
 }
 
 impl PlacedBatch {
+    fn to_journal(&self) -> JournalBatch {
+        JournalBatch {
+            partition: self.log.partition(),
+            base_offset: self.base,
+            count: self.count,
+            max_timestamp: self.max_timestamp,
+            dedupe: self.dedupe.clone(),
+            bytes: self.bytes.clone(),
+        }
+    }
+
     /// Describes it for the index of a WAL object.
     pub(super) fn indexed(&self, append_time: Timestamp) -> Extent {
         Extent {
@@ -62,8 +78,14 @@ impl PlacedBatch {
 /// What goes into one WAL object together.
 #[derive(Debug)]
 pub(super) struct PendingFrame {
-    /// Its place in the journal; none once the journal is dead.
+    /// Its place in the journal, if it has one.
     pub(super) number: Option<FrameNumber>,
+    /// The leadership that journalled it.
+    pub(super) origin: Nonce,
+    /// The objects of earlier leaderships that were to hold it.
+    pub(super) sent: Vec<Sent>,
+    /// Whether its WAL object names it, for want of a mark in the journal.
+    pub(super) named: bool,
     pub(super) append_time: Timestamp,
     pub(super) batches: Vec<PlacedBatch>,
     pub(super) waiters: Vec<Waiter>,
@@ -74,8 +96,8 @@ pub(super) struct PendingFrame {
     pub(super) jump: bool,
     /// The highest level that was acknowledged.
     pub(super) reached: Option<Durability>,
-    /// Held, not used: room in the shard's budget, given back once it is stored.
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+    /// Room in the shard's budget, given back once it is stored; none for what was taken back from the journal.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 impl PendingFrame {
@@ -94,28 +116,56 @@ impl PendingFrame {
     }
 
     /// Describes it as an entry of the journal.
-    pub(super) fn to_journal(&self, shard: ShardId, nonce: Nonce) -> Frame {
-        let batches = self.batches.iter().map(|batch| JournalBatch {
-            partition: batch.log.partition(),
-            base_offset: batch.base,
-            count: batch.count,
-            max_timestamp: batch.max_timestamp,
-            dedupe: batch.dedupe.clone(),
-            bytes: batch.bytes.clone(),
-        });
+    pub(super) fn to_journal(&self, shard: ShardId) -> Frame {
         let wants_local = self.has_waiter(Durability::Local);
         Frame::Append {
             shard,
-            nonce,
+            nonce: self.origin,
             level: if wants_local { Durability::Local } else { Durability::Object },
             append_time: self.append_time,
-            batches: batches.collect(),
+            batches: self.batches.iter().map(PlacedBatch::to_journal).collect(),
         }
+    }
+
+    /// Describes what is left of it at the end of the leadership `nonce`, if it is in the journal.
+    pub(super) fn to_leftover(&self, nonce: Nonce) -> Option<Leftover> {
+        let number = self.number?;
+        let mut sent = self.sent.clone();
+        sent.extend(self.frozen.map(|seq| Sent { nonce, seq }));
+        let batches = self.batches.iter().map(PlacedBatch::to_journal).collect();
+        Some(Leftover { number, origin: self.origin, batches, sent })
+    }
+
+    /// Returns the dedupe entry that names it in its WAL object: at its first batch.
+    fn name(&self, batch: &PlacedBatch) -> Option<DedupeEntry> {
+        let first = self.batches.first().is_some_and(|first| std::ptr::eq(first, batch));
+        let number = self.number.filter(|_| self.named && first)?;
+        let name = name_of(self.origin, number);
+        Some(DedupeEntry {
+            id: name.id,
+            producer_epoch: 0,
+            first_sequence: name.first_sequence,
+            base_offset: batch.base,
+            count: batch.count,
+            append_time: self.append_time,
+            body_hash: name.body_hash,
+        })
+    }
+
+    /// Returns its bytes, if nobody held room for them.
+    fn recovered_bytes(&self) -> usize {
+        if self.room.is_none() { self.size_bytes } else { 0 }
     }
 
     /// Tells whether anybody waits for this level.
     pub(super) fn has_waiter(&self, level: Durability) -> bool {
         self.waiters.iter().any(|waiter| waiter.level == level)
+    }
+
+    /// Tells whether it is definitely not stored, where nothing is at or above this number (W6): so are frames that were
+    /// never frozen.
+    pub(super) fn is_lost(&self, not_stored_from: Option<WalSeq>) -> bool {
+        self.frozen.is_none_or(|seq| not_stored_from.is_some_and(|from| seq >= from))
     }
 
     /// Answers those who wait for this level or a lower one.
@@ -128,6 +178,20 @@ impl PendingFrame {
     }
 }
 
+/// Joins the room that two appends hold.
+pub(super) fn merge(
+    held: Option<OwnedSemaphorePermit>,
+    more: OwnedSemaphorePermit,
+) -> Option<OwnedSemaphorePermit> {
+    match held {
+        Some(mut held) => {
+            held.merge(more);
+            Some(held)
+        }
+        None => Some(more),
+    }
+}
+
 /// Puts frames, in their order, into one WAL object.
 pub(super) fn object(identity: ObjectIdentity, frames: &[&PendingFrame]) -> EncodedObject {
     let mut builder = ObjectBuilder::new(identity);
@@ -136,7 +200,7 @@ pub(super) fn object(identity: ObjectIdentity, frames: &[&PendingFrame]) -> Enco
             let pushed = builder.push(
                 batch.indexed(frame.append_time),
                 (batch.count > 0).then(|| batch.bytes.clone()),
-                batch.dedupe.iter().copied(),
+                batch.dedupe.iter().copied().chain(frame.name(batch)),
             );
             pushed.expect("a leader places each batch where the one before it ends");
         }
@@ -151,15 +215,18 @@ pub(super) struct PendingFrames {
     frozen: usize,
     synced: usize,
     unfrozen_bytes: usize,
-    total_bytes: usize,
+    recovered_bytes: usize,
+    unjournalled: usize,
     pushed: u64,
     stored: u64,
+    durable: u64,
 }
 
 impl PendingFrames {
     pub(super) fn push(&mut self, frame: PendingFrame) {
         self.unfrozen_bytes += frame.size_bytes;
-        self.total_bytes += frame.size_bytes;
+        self.recovered_bytes += frame.recovered_bytes();
+        self.unjournalled += usize::from(frame.number.is_none());
         self.pushed += 1;
         self.frames.push_back(frame);
     }
@@ -178,8 +245,23 @@ impl PendingFrames {
         self.stored
     }
 
-    pub(super) fn total_bytes(&self) -> usize {
-        self.total_bytes
+    /// Returns how many of them, the oldest, are durable at `object`.
+    pub(super) fn durable_count(&mut self) -> u64 {
+        self.durable = self.durable.max(self.stored);
+        let known = usize::try_from(self.durable - self.stored).unwrap_or(usize::MAX);
+        let more = self.frames.iter().skip(known);
+        self.durable += more.take_while(|frame| frame.reached == Some(Durability::Object)).count() as u64;
+        self.durable
+    }
+
+    /// Tells whether every frame on its way is in the journal.
+    pub(super) fn all_journalled(&self) -> bool {
+        self.unjournalled == 0
+    }
+
+    /// Returns the bytes of frames that were taken back from the journal.
+    pub(super) fn recovered_bytes(&self) -> usize {
+        self.recovered_bytes
     }
 
     pub(super) fn unfrozen_bytes(&self) -> usize {
@@ -191,24 +273,37 @@ impl PendingFrames {
     }
 
     /// Adds somebody who waits for an append that may be on its way; it is answered with the newest one, after its
-    /// own.
-    pub(super) fn attach(&mut self, waiter: Waiter) {
+    /// own. Where not all are in the journal its own may be one that is not, and no sync makes that durable.
+    pub(super) fn attach(&mut self, mut waiter: Waiter) {
+        if !self.all_journalled() {
+            waiter.level = Durability::Object;
+        }
         match self.frames.back_mut() {
             Some(frame) if frame.reached < Some(waiter.level) => frame.waiters.push(waiter),
             _ => waiter.acknowledge(),
         }
     }
 
-    /// Returns the frames that the journal has synced below this number since the last call.
-    pub(super) fn synced(&mut self, below: FrameNumber) -> impl Iterator<Item = &mut PendingFrame> {
+    /// Returns the frames that the journal has synced below this number since the last call. `passing` over those that
+    /// are not in the journal, or up to the first of them.
+    pub(super) fn synced(
+        &mut self,
+        below: FrameNumber,
+        passing: bool,
+    ) -> impl Iterator<Item = &mut PendingFrame> {
         let first = self.synced;
         let rest = self.frames.range(first..);
-        self.synced += rest.take_while(|frame| frame.number.is_some_and(|number| number < below)).count();
-        self.frames.range_mut(first..self.synced)
+        self.synced += rest.take_while(|frame| frame.number.map_or(passing, |number| number < below)).count();
+        self.frames.range_mut(first..self.synced).filter(|frame| frame.number.is_some())
     }
 
-    /// Gives the oldest unfrozen frames, up to about `max_bytes`, the number of a WAL object, and returns them.
-    pub(super) fn freeze(&mut self, seq: WalSeq, max_bytes: usize) -> Vec<&PendingFrame> {
+    /// Returns the number of the oldest frame that is in the journal.
+    pub(super) fn first_number(&self) -> Option<FrameNumber> {
+        self.frames.iter().find_map(|frame| frame.number)
+    }
+
+    /// Gives the oldest unfrozen frames, up to about `max_bytes`, the number of a WAL object.
+    pub(super) fn freeze(&mut self, seq: WalSeq, max_bytes: usize) {
         let first = self.frozen;
         let mut size = 0;
         while let Some(frame) = self.frames.get_mut(self.frozen) {
@@ -220,19 +315,31 @@ impl PendingFrames {
             self.frozen += 1;
         }
         self.unfrozen_bytes -= size;
-        self.frames.range(first..self.frozen).collect()
     }
 
-    /// Adds the unfrozen frames to an object that is frozen already, as no leader may. None if later objects are frozen.
+    /// Has the frames frozen at a number named by their object.
+    pub(super) fn name(&mut self, seq: WalSeq) {
+        let frames = self.frames.range_mut(..self.frozen);
+        frames.filter(|frame| frame.frozen == Some(seq)).for_each(|frame| frame.named = true);
+    }
+
+    /// Returns the frames frozen at a number.
+    pub(super) fn frozen_at(&self, seq: WalSeq) -> impl Iterator<Item = &PendingFrame> {
+        self.frames.range(..self.frozen).filter(move |frame| frame.frozen == Some(seq))
+    }
+
+    /// Adds the unfrozen frames to an object that is frozen already, as no leader may. False if there is none, or later
+    /// objects are frozen.
     #[cfg(feature = "test-util")]
-    pub(super) fn freeze_again(&mut self, seq: WalSeq) -> Option<Vec<&PendingFrame>> {
-        let newest = self.frozen.checked_sub(1).and_then(|last| self.frames.get(last))?;
-        if newest.frozen != Some(seq) || !self.has_unfrozen() {
-            return None;
+    pub(super) fn freeze_again(&mut self, seq: WalSeq) -> bool {
+        let newest = self.frozen.checked_sub(1).and_then(|last| self.frames.get(last));
+        let last_frozen = newest.is_some_and(|frame| frame.frozen == Some(seq));
+        if !last_frozen || !self.has_unfrozen() {
+            return false;
         }
         self.frames.range_mut(self.frozen..).for_each(|frame| frame.frozen = Some(seq));
         (self.frozen, self.unfrozen_bytes) = (self.frames.len(), 0);
-        Some(self.frames.iter().filter(|frame| frame.frozen == Some(seq)).collect())
+        true
     }
 
     /// Takes out the frames whose WAL objects lie below this number: they are stored.
@@ -243,30 +350,15 @@ impl PendingFrames {
             self.frozen -= 1;
             self.synced = self.synced.saturating_sub(1);
             self.stored += 1;
-            self.total_bytes -= frame.size_bytes;
+            self.recovered_bytes -= frame.recovered_bytes();
+            self.unjournalled -= usize::from(frame.number.is_none());
             stored.push(frame);
         }
         stored
     }
 
-    /// Takes everything out at the end of a leadership and answers whoever waits. Frames at or above
-    /// `not_stored_from`, and those never frozen, are definitely not stored; of the others nothing is known (W6), nor
-    /// of the first attempt of a retry. Returns the frames that nobody was told to be durable.
-    pub(super) fn fail_all(&mut self, not_stored_from: Option<WalSeq>) -> Vec<FrameNumber> {
-        let mut unneeded = Vec::new();
-        for frame in std::mem::take(self).frames {
-            unneeded.extend(frame.number.filter(|_| frame.reached.is_none()));
-            let certain = match (frame.frozen, not_stored_from) {
-                (None, _) => true,
-                (Some(seq), Some(from)) => seq >= from,
-                (Some(_), None) => false,
-            };
-            for waiter in frame.waiters {
-                let certain = certain && !waiter.appended.replayed;
-                let outcome = if certain { Outcome::NotApplied } else { Outcome::Unknown };
-                waiter.fail(AppendError::NoLeader { outcome });
-            }
-        }
-        unneeded
+    /// Takes everything out at the end of a leadership.
+    pub(super) fn take_all(&mut self) -> VecDeque<PendingFrame> {
+        std::mem::take(self).frames
     }
 }

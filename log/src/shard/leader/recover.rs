@@ -1,21 +1,29 @@
 //! Taking back what the journal holds and the store does not, before the shard takes new appends.
+//!
+//! On an exclusive store readers saw what was synced, and nobody else has written since: each frame returns to its old
+//! offsets. Where others may write the store nobody saw an offset of it, and others may have appended since: what is
+//! not in the log is appended again, behind everything (see [`leftover`](super::leftover)).
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use futures::StreamExt;
+use bytes::Bytes;
 
 use crate::journal::{Frame, FrameNumber, JournalBatch, Replayed};
 use crate::limits;
 use crate::model::{Durability, Offset, Timestamp, TopicPartition};
 use crate::mutation::{self, Mutation};
+use crate::shard::dedupe::Seen;
 use crate::shard::leader::RecoverError;
+use crate::shard::leader::core::{LeaderCore, REPLAY};
+use crate::shard::leader::leftover::{Fate, Leftover, name_of};
 use crate::shard::leader::pending::{PendingFrame, PlacedBatch};
-use crate::shard::leader::run::{Leader, REPLAY};
+use crate::shard::leader::turn::Turn;
 use crate::shard::state::ShardState;
 
 /// How a journalled frame, or a batch of it, stands to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+enum Standing {
     /// The log holds it.
     Stored,
     /// It comes next.
@@ -24,27 +32,30 @@ pub(super) enum Standing {
     BehindGap,
 }
 
-impl Leader {
+impl LeaderCore {
     /// Takes back one frame at its old offsets.
-    pub(super) async fn recover(&mut self, replayed: Replayed) -> Result<(), RecoverError> {
+    pub(super) fn recover(&mut self, at: Duration, replayed: Replayed) -> Result<(), RecoverError> {
         let Replayed { number, frame, .. } = replayed;
-        let Frame::Append { append_time, batches, .. } = frame else { return Ok(()) };
+        if !self.exclusive {
+            return Err(RecoverError::Shared);
+        }
+        let Frame::Append { shard, append_time, batches, .. } = frame else { return Ok(()) };
         let standing = standing(&self.state, &batches)?;
         if standing == Standing::Stored {
             return Ok(());
         }
         let jump = standing == Standing::BehindGap;
         if jump {
-            tracing::error!(shard.id = %self.at.shard, frame.number = %number.get(), "journal lost acknowledged records");
+            tracing::error!(shard.id = %shard, frame.number = %number.get(), "journal lost acknowledged records");
             self.gap_found = true;
         }
-        self.take_back(number, append_time, batches, jump);
-        self.make_room().await;
+        self.take_back(at, number, append_time, batches, jump);
         Ok(())
     }
 
     fn take_back(
         &mut self,
+        at: Duration,
         number: FrameNumber,
         append_time: Timestamp,
         batches: Vec<JournalBatch>,
@@ -59,7 +70,7 @@ impl Leader {
                 self.state.dedupe_mut().insert(batch.partition, *entry);
             }
             placed.push(PlacedBatch {
-                log: self.index.log(batch.partition),
+                log: self.logs.log(batch.partition),
                 base: batch.base_offset,
                 end,
                 count: batch.count,
@@ -68,19 +79,22 @@ impl Leader {
                 dedupe: batch.dedupe,
             });
         }
-        if let Some(shared) = &self.options.journal {
+        if let Some(shared) = &self.journal {
             shared.need(number);
         }
-        self.admit_recovered(placed, Some(number), jump);
+        self.admit_recovered(at, placed, number, jump);
     }
 
     /// Ends recovery. After damage every partition goes on further up, announced in the log itself, so that the
     /// offsets of lost records are never given out again, whatever happens next. Until the announcement is stored the
     /// journal acknowledges nothing: were what it acknowledged damaged too, the next start would jump as far as this
     /// one and give the same offsets out again.
-    pub(super) fn recovered(&mut self, damaged: bool, partitions: &[TopicPartition]) {
+    pub(super) fn recovered(&mut self, at: Duration, damaged: bool, partitions: &[TopicPartition]) {
         if !std::mem::replace(&mut self.recovering, false) {
             return;
+        }
+        if !self.exclusive {
+            return self.append_leftovers(at, partitions);
         }
         if !damaged && !self.gap_found {
             self.release(&[REPLAY]);
@@ -96,63 +110,115 @@ impl Leader {
             let base = jump_to(self.state.next_offset(partition));
             self.state.advance(partition, base, Timestamp::MIN);
             placed.push(PlacedBatch {
-                log: self.index.log(partition),
+                log: self.logs.log(partition),
                 base,
                 end: base,
                 count: 0,
                 max_timestamp: Timestamp::MIN,
-                bytes: bytes::Bytes::new(),
+                bytes: Bytes::new(),
                 dedupe: Vec::new(),
             });
         }
-        tracing::error!(shard.id = %self.at.shard, jump = limits::OFFSET_JUMP, "offsets go on further up after damage");
+        tracing::error!(epoch = %self.epoch, jump = limits::OFFSET_JUMP, "offsets go on further up after damage");
         if placed.is_empty() {
             self.release(&[REPLAY]);
         } else {
-            self.pause_journal();
-            self.admit_recovered(placed, Some(REPLAY), true);
+            if !mutation::is(Mutation::AckBeforeJump) {
+                self.pause_journal();
+            }
+            self.admit_recovered(at, placed, REPLAY, true);
         }
     }
 
-    /// The records are on this disk already. Where that is as durable as the store they can be read at once.
-    fn admit_recovered(&mut self, batches: Vec<PlacedBatch>, number: Option<FrameNumber>, jump: bool) {
+    /// Shows what is taken back to readers at once: it is on this disk, which is as durable as the store.
+    fn admit_recovered(&mut self, at: Duration, batches: Vec<PlacedBatch>, number: FrameNumber, jump: bool) {
         let size_bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
-        let exclusive = self.at.store.is_exclusive();
-        let reached = if exclusive { Durability::Object } else { Durability::Local };
         let ends: Vec<_> = batches.iter().map(|batch| (batch.log.clone(), batch.end)).collect();
-        self.admit(PendingFrame {
-            number,
+        let frame = PendingFrame {
+            number: Some(number),
+            origin: self.nonce,
+            sent: Vec::new(),
+            named: false,
             append_time: self.append_time,
             batches,
             waiters: Vec::new(),
             size_bytes,
             frozen: None,
-            published: exclusive,
+            published: true,
             jump,
-            reached: Some(reached),
-            _room: None,
-        });
-        for (log, end) in ends.into_iter().filter(|_| exclusive) {
-            log.publish(end);
-        }
+            reached: Some(Durability::Object),
+            room: None,
+        };
+        self.push(at, frame);
+        ends.into_iter().for_each(|(log, end)| log.publish(end));
     }
 
-    /// Stores recovered frames while there are more than a shard may hold.
-    async fn make_room(&mut self) {
-        while self.pending.total_bytes() > self.options.unflushed_bytes_max / 2 {
-            while self.freeze() {}
-            match self.uploads.next().await {
-                Some(step) => self.step_done(step),
-                None => return,
+    /// Appends again what earlier leaderships of this node left in the journal and the log does not hold.
+    fn append_leftovers(&mut self, at: Duration, partitions: &[TopicPartition]) {
+        let leftovers = self.leftovers.as_mut().map(|leftovers| std::mem::take(&mut **leftovers));
+        let (mut unknown, mut settled) = (0_usize, Vec::new());
+        for leftover in leftovers.unwrap_or_default() {
+            let number = leftover.number;
+            if let Some(marks) = &mut self.marks {
+                marks.journalled(number);
+            }
+            let named = self.state.dedupe().check(&name_of(leftover.origin, number)) != Seen::New;
+            let fate = leftover.fate(&self.epochs);
+            unknown += usize::from(fate == Fate::Unknown);
+            let frame =
+                if named || fate == Fate::Stored { None } else { self.append_again(leftover, partitions) };
+            match frame {
+                Some(frame) => self.push(at, frame),
+                None => settled.push(number),
             }
         }
+        if unknown > 0 {
+            tracing::warn!(
+                shard.id = %self.shard, frames = unknown,
+                "nobody knows any more whether these are stored: appended again"
+            );
+        }
+        self.settled(&settled);
+    }
+
+    /// Gives a leftover its new offsets. None if nothing of it is to be appended: its partitions are gone, or producers
+    /// have repeated its appends elsewhere.
+    fn append_again(&mut self, leftover: Leftover, partitions: &[TopicPartition]) -> Option<PendingFrame> {
+        let appends = match leftover.to_appends(|partition| partitions.contains(&partition)) {
+            Ok(appends) => appends,
+            Err(error) => {
+                let number = leftover.number;
+                tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch is lost");
+                return None;
+            }
+        };
+        let mut turn = Turn::new(&mut self.state, self.append_time);
+        for mut append in appends {
+            if turn.judge(&append.batches, append.dedupe).is_err() || mutation::is(Mutation::AgainUnjudged) {
+                // Somebody has used the name for something else since: that is no reason to lose this.
+                append.dedupe = None;
+            }
+            turn.take(append);
+        }
+        if turn.is_empty() {
+            return None;
+        }
+        let logs = &self.logs;
+        let frame = turn.finish(self.epoch, leftover.origin, |partition| logs.log(partition));
+        // One that never got to the disk, in this process, is nothing that the journal could acknowledge.
+        let synced = self
+            .journal
+            .as_ref()
+            .is_some_and(|shared| leftover.number < shared.journal().synced().borrow().below);
+        let (number, reached) = (Some(leftover.number), synced.then_some(Durability::Local));
+        Some(PendingFrame { number, reached, sent: leftover.sent, ..frame })
     }
 }
 
 /// Compares a frame with the log: each batch as those before it in the frame will have left its partition.
 ///
 /// A frame went into one WAL object whole, so that the log holds all of its batches or none.
-pub(super) fn standing(state: &ShardState, batches: &[JournalBatch]) -> Result<Standing, RecoverError> {
+fn standing(state: &ShardState, batches: &[JournalBatch]) -> Result<Standing, RecoverError> {
     if mutation::is(Mutation::ReplayTwice) {
         return Ok(Standing::Next);
     }

@@ -4,30 +4,28 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::format::dedupe::DedupeEntry;
 use crate::format::record_batch;
 use crate::limits;
-use crate::model::{Compression, LeaderEpoch, Offset, Record, Timestamp, TimestampType, TopicPartition};
+use crate::model::{
+    Compression, LeaderEpoch, Nonce, Offset, Record, Timestamp, TimestampType, TopicPartition,
+};
 use crate::shard::append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch, Placement};
 use crate::shard::dedupe::Seen;
-use crate::shard::leader::Queued;
-use crate::shard::leader::pending::{PendingFrame, PlacedBatch, Waiter};
+use crate::shard::leader::pending::{PendingFrame, PlacedBatch};
 use crate::shard::partition::PartitionLog;
 use crate::shard::state::ShardState;
 
 /// What one turn decides for one append.
 #[derive(Debug)]
 pub(super) enum Judged {
-    /// It is in the frame.
-    Staged,
-    /// It was answered and changes nothing.
-    Refused,
-    /// It was appended before: answer once everything on its way is acknowledged.
-    Duplicate(Waiter),
+    /// It is in the frame, at these places.
+    Staged(Appended),
+    /// It changes nothing.
+    Refused(AppendError),
+    /// It was appended before, at these places.
+    Duplicate(Appended),
 }
 
 /// A batch that may still grow.
@@ -47,15 +45,12 @@ pub(super) struct Turn<'a> {
     append_time: Timestamp,
     batches: Vec<Open>,
     growing: HashMap<TopicPartition, usize>,
-    waiters: Vec<Waiter>,
-    room: Option<OwnedSemaphorePermit>,
     size_bytes: usize,
 }
 
 impl<'a> Turn<'a> {
     pub(super) fn new(state: &'a mut ShardState, append_time: Timestamp) -> Self {
-        let (batches, growing, waiters) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { state, append_time, batches, growing, waiters, room: None, size_bytes: 0 }
+        Self { state, append_time, batches: Vec::new(), growing: HashMap::new(), size_bytes: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -66,32 +61,23 @@ impl<'a> Turn<'a> {
         self.size_bytes
     }
 
-    /// Judges an append and takes it into the frame. A refused one is answered here and changes nothing.
-    pub(super) fn take(&mut self, queued: Queued) -> Judged {
-        let Queued { append: Append { batches, dedupe, level }, reply, repeats, room } = queued;
+    /// Judges an append and takes it into the frame, unless it is refused or was appended before.
+    pub(super) fn take(&mut self, append: Append) -> Judged {
+        let Append { batches, dedupe, .. } = append;
         match self.judge(&batches, dedupe) {
             Ok(None) => {}
-            Ok(Some(appended)) => {
-                repeats.store(true, Ordering::Relaxed);
-                return Judged::Duplicate(Waiter { reply, appended, level });
-            }
-            Err(error) => {
-                // The client may have gone.
-                let _ = reply.send(Err(error));
-                return Judged::Refused;
-            }
-        }
-        match &mut self.room {
-            Some(held) => held.merge(room),
-            None => self.room = Some(room),
+            Ok(Some(appended)) => return Judged::Duplicate(appended),
+            Err(error) => return Judged::Refused(error),
         }
         let placements = batches.into_iter().map(|batch| self.place(batch, dedupe)).collect();
-        let appended = Appended { placements, replayed: false };
-        self.waiters.push(Waiter { reply, appended, level });
-        Judged::Staged
+        Judged::Staged(Appended { placements, replayed: false })
     }
 
-    fn judge(&self, batches: &[NewBatch], dedupe: Option<Dedupe>) -> Result<Option<Appended>, AppendError> {
+    pub(super) fn judge(
+        &self,
+        batches: &[NewBatch],
+        dedupe: Option<Dedupe>,
+    ) -> Result<Option<Appended>, AppendError> {
         if let Some(name) = dedupe {
             let of_one_partition = name.producer_epoch.is_none() || batches.len() == 1;
             debug_assert!(of_one_partition, "a producer's sequences are those of one partition");
@@ -187,6 +173,7 @@ impl<'a> Turn<'a> {
     pub(super) fn finish(
         self,
         epoch: LeaderEpoch,
+        nonce: Nonce,
         log_of: impl Fn(TopicPartition) -> Arc<PartitionLog>,
     ) -> PendingFrame {
         let place = |open: Open| {
@@ -214,15 +201,18 @@ impl<'a> Turn<'a> {
         let size_bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
         PendingFrame {
             number: None,
+            origin: nonce,
+            sent: Vec::new(),
+            named: false,
             append_time: self.append_time,
             batches,
-            waiters: self.waiters,
+            waiters: Vec::new(),
             size_bytes,
             frozen: None,
             published: false,
             jump: false,
             reached: None,
-            _room: self.room,
+            room: None,
         }
     }
 }

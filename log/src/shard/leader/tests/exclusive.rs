@@ -184,3 +184,18 @@ async fn memory_acknowledges_at_once_and_lost_answers_change_nothing() {
     let node = Node::open(&store, 2).await;
     assert_eq!(node.read(0).await, numbered(&["a", "b"]));
 }
+
+#[tokio::test]
+async fn a_refusal_waits_for_the_sync_of_what_it_saw_and_costs_no_request() {
+    let ((store, faulty), dir) = (faulty(1, true).await, tempfile::tempdir().unwrap());
+    let node = Node::restart(&store, dir.path(), 1).await;
+    let calls = faulty.calls(Operation::Get);
+    let first = node.enqueue(unit(0, &["a"])).await;
+    let stale = node.enqueue(expecting(0, unit(0, &["x"]))).await;
+    let refused = AppendError::Expected { expected: Offset::ZERO, current: Offset::new(1) };
+    assert_eq!(stale.acknowledged().await, Err(refused.clone()));
+    assert!(first.acknowledged().now_or_never().unwrap().is_ok(), "it was synced before");
+    assert_eq!(node.append(expecting(0, unit(0, &["x"]))).await, Err(refused));
+    assert_eq!(faulty.calls(Operation::Get), calls);
+    node.close().await;
+}

@@ -1,6 +1,7 @@
 //! What the tests of the leader share: a node with one shard, over a store and perhaps a journal.
 
 mod exclusive;
+mod leftover;
 mod recovery;
 mod shared;
 mod turn;
@@ -126,6 +127,9 @@ impl Node {
         options_of_journal.file_bytes = 64 * 1024;
         let (journal, mut replay) = Journal::open(options_of_journal).await.unwrap();
         let journal = SharedJournal::new(journal);
+        if !store.is_exclusive() {
+            journal.adopt(&mut replay).unwrap();
+        }
         let options = options(Some(journal.clone()));
         let (shard, task) = Shard::open(at(store), options, StdRng::seed_from_u64(seed)).await.unwrap();
         while let Some(replayed) = replay.next().unwrap() {
@@ -134,6 +138,15 @@ impl Node {
         let damage = std::mem::take(&mut replay.damage);
         shard.recovered(!damage.is_empty(), vec![partition(0), partition(9)]).await.unwrap();
         Self { shard, task, journal: Some(journal), damage }
+    }
+
+    /// Leads once more with the same journal, in the same process.
+    async fn lead_again(&self, store: &Store, seed: u64) -> Self {
+        let options = options(self.journal.clone());
+        let journal = options.journal.clone();
+        let (shard, task) = Shard::open(at(store), options, StdRng::seed_from_u64(seed)).await.unwrap();
+        shard.recovered(false, vec![partition(0), partition(9)]).await.unwrap();
+        Self { shard, task, journal, damage: Vec::new() }
     }
 
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {

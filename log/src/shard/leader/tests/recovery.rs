@@ -265,18 +265,13 @@ async fn a_frame_behind_a_gap_makes_every_partition_jump() {
 }
 
 #[tokio::test]
-async fn on_a_shared_store_a_frame_taken_back_is_read_once_it_is_stored() {
-    let (store, faulty) = faulty(1, false).await;
-    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
+async fn frames_are_not_taken_back_one_by_one_where_others_may_have_written() {
+    let store = Store::with_objects(memory().await.objects(), false);
     let (shard, task) = recovering(&store).await;
-    shard.recover(replayed(0, &[(0, 0, "a")])).await.unwrap();
-    shard.recovered(false, Vec::new()).await.unwrap();
-    let node = Node { shard, task, journal: None, damage: Vec::new() };
-    hold.arrived(1).await;
-    assert!(node.read(0).await.is_empty());
-    hold.release();
-    node.shard.flush().await;
-    assert_eq!(node.read(0).await, numbered(&["a"]));
+    let refused = shard.recover(replayed(0, &[(0, 0, "a")])).await;
+    assert!(matches!(refused, Err(RecoverError::Shared)), "{refused:?}");
+    drop(shard);
+    task.await.unwrap();
 }
 
 #[tokio::test]

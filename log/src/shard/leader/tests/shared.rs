@@ -148,12 +148,112 @@ async fn a_conditional_append_counts_what_is_not_acknowledged_yet() {
     let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
     let first = node.enqueue(expecting(0, unit(0, &["a", "b"]))).await;
     hold.arrived(1).await;
-    let refused = AppendError::Expected { expected: Offset::new(1), current: Offset::new(2) };
-    assert_eq!(node.append(expecting(1, unit(0, &["x"]))).await, Err(refused));
+    let mut stale = node.enqueue(expecting(1, unit(0, &["x"]))).await;
     let second = node.enqueue(expecting(2, unit(0, &["c"]))).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!((&mut stale.answer).now_or_never().is_none(), "what it was judged by may never be stored");
     hold.release();
     assert_eq!(base(&first.acknowledged().await.unwrap()), 0);
+    assert_eq!(stale.acknowledged().await, Err(refused(1, 2)));
     assert_eq!(base(&second.acknowledged().await.unwrap()), 2);
+}
+
+fn refused(expected: u64, current: u64) -> AppendError {
+    AppendError::Expected { expected: Offset::new(expected), current: Offset::new(current) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_superseded_refuses_nothing() {
+    let store = Store::with_objects(memory().await.objects(), false);
+    let old = Node::open(&store, 1).await;
+    old.append(unit(0, &["a"])).await.unwrap();
+    let new = Node::open(&store, 2).await;
+    new.append(unit(0, &["b"])).await.unwrap();
+    assert_eq!(
+        old.append(expecting(2, unit(0, &["c"]))).await,
+        Err(not_stored()),
+        "the log ends at 2 by now"
+    );
+    old.task.await.unwrap();
+    assert_eq!(new.append(expecting(2, unit(0, &["c"]))).await.map(|appended| base(&appended)), Ok(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_stored_refuses_nobody() {
+    let below = memory().await.objects();
+    let faulty = FaultyStore::new(Arc::clone(&below), 1);
+    let old = Node::open(&Store::with_objects(Arc::new(faulty.clone()), false), 1).await;
+    let hold = faulty.hold(Target::at(Operation::Create, &wal(FIRST)), Moment::Request);
+    let lost = old.enqueue(unit(0, &["lost"])).await;
+    hold.arrived(1).await;
+    let judged = old.enqueue(expecting(0, unit(0, &["x"]))).await;
+    let new = Node::open(&Store::with_objects(below, false), 2).await;
+    hold.release();
+    assert_eq!(judged.acknowledged().await, Err(not_stored()));
+    assert_eq!(lost.acknowledged().await, Err(not_stored()));
+    assert_eq!(new.append(expecting(0, unit(0, &["x"]))).await.map(|appended| base(&appended)), Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_read_proves_all_refusals_judged_before_it() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    node.append(unit(0, &["a"])).await.unwrap();
+    let reads = faulty.calls(Operation::Get);
+    let hold = faulty.hold(Operation::Get, Moment::Reply);
+    let first = node.enqueue(expecting(0, unit(0, &["x"]))).await;
+    hold.arrived(1).await;
+    let mut later = Vec::new();
+    for _ in 0..3 {
+        later.push(node.enqueue(expecting(0, unit(0, &["x"]))).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(faulty.calls(Operation::Get), reads + 1, "one at a time");
+    hold.release();
+    assert_eq!(first.acknowledged().await, Err(refused(0, 1)));
+    for receipt in later {
+        assert_eq!(receipt.acknowledged().await, Err(refused(0, 1)));
+    }
+    assert_eq!(faulty.calls(Operation::Get), reads + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_is_sent_after_a_refusal_proves_it_without_a_read() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    let reads = faulty.calls(Operation::Get);
+    let winner = node.enqueue(expecting(0, unit(0, &["a"]))).await;
+    let losers = [
+        node.enqueue(expecting(0, unit(0, &["x"]))).await,
+        node.enqueue(expecting(0, unit(0, &["y"]))).await,
+    ];
+    assert_eq!(winner.acknowledged().await.map(|appended| base(&appended)), Ok(0));
+    for loser in losers {
+        assert_eq!(loser.acknowledged().await, Err(refused(0, 1)));
+    }
+    assert_eq!(faulty.calls(Operation::Get), reads);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_an_append_overtook_proves_nothing() {
+    let (store, faulty) = faulty(1, false).await;
+    let node = Node::open(&store, 1).await;
+    node.append(unit(0, &["a"])).await.unwrap();
+    let read = faulty.hold(Target::at(Operation::Get, &wal(FIRST + 1)), Moment::Reply);
+    let mut judged = node.enqueue(expecting(0, unit(0, &["x"]))).await;
+    read.arrived(1).await;
+    let put = faulty.hold(Target::at(Operation::Create, &wal(FIRST + 1)), Moment::Request);
+    let behind = node.enqueue(unit(0, &["b"])).await;
+    put.arrived(1).await;
+    read.release();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        (&mut judged.answer).now_or_never().is_none(),
+        "the name may have been taken and given back meanwhile"
+    );
+    put.release();
+    assert_eq!(base(&behind.acknowledged().await.unwrap()), 1);
+    assert_eq!(judged.acknowledged().await, Err(refused(0, 1)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,27 +1,16 @@
-use futures::FutureExt;
-use tokio::sync::{Semaphore, oneshot};
-
 use super::*;
-use crate::model::{Header, LeaderEpoch};
-use crate::shard::leader::Queued;
+use crate::model::{Header, LeaderEpoch, Nonce};
 use crate::shard::leader::pending::PendingFrame;
 use crate::shard::leader::turn::{Judged, Turn};
 use crate::shard::partition::PartitionLog;
 use crate::shard::state::ShardState;
 
-type Answer = oneshot::Receiver<Result<Appended, AppendError>>;
-
 /// Takes units in one turn; returns the frame and what was judged.
-fn turn(state: &mut ShardState, units: Vec<Append>) -> (PendingFrame, Vec<(Judged, Answer)>) {
-    let semaphore = Arc::new(Semaphore::new(units.len()));
+fn turn(state: &mut ShardState, units: Vec<Append>) -> (PendingFrame, Vec<Judged>) {
     let mut turn = Turn::new(state, Timestamp::from_millis(5));
-    let mut judged = Vec::new();
-    for append in units {
-        let (reply, answer) = oneshot::channel();
-        let room = Arc::clone(&semaphore).try_acquire_owned().unwrap();
-        judged.push((turn.take(Queued { append, reply, repeats: Arc::default(), room }), answer));
-    }
-    let frame = turn.finish(LeaderEpoch::new(1), |partition| Arc::new(PartitionLog::new(partition)));
+    let judged = units.into_iter().map(|unit| turn.take(unit)).collect();
+    let frame =
+        turn.finish(LeaderEpoch::new(1), Nonce::new(1), |partition| Arc::new(PartitionLog::new(partition)));
     (frame, judged)
 }
 
@@ -38,10 +27,11 @@ fn units_for_one_partition_become_one_batch() {
     let units = vec![unit(0, &["a", "b"]), unit(1, &["x"]), unit(0, &["c"])];
     let (frame, judged) = turn(&mut state, units);
     assert_eq!(runs(&frame), [(0, 0, 3), (1, 0, 1)]);
-    assert_eq!(frame.waiters.len(), 3);
-    let placed: Vec<_> = frame.waiters.iter().map(|waiter| base(&waiter.appended)).collect();
-    assert_eq!(placed, [0, 0, 2], "each keeps its own place");
-    assert!(judged.iter().all(|(judged, _)| matches!(judged, Judged::Staged)));
+    let placed = judged.iter().map(|judged| match judged {
+        Judged::Staged(appended) => base(appended),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(placed.collect::<Vec<_>>(), [0, 0, 2], "each keeps its own place");
     assert_eq!(state.next_offset(partition(0)), Offset::new(3));
 }
 
@@ -68,10 +58,8 @@ fn a_conditional_unit_is_judged_against_what_is_in_flight() {
     let units = vec![unit(0, &["a", "b"]), expecting(0, unit(0, &["late"])), expecting(2, unit(0, &["c"]))];
     let (frame, judged) = turn(&mut state, units);
     assert_eq!(runs(&frame), [(0, 0, 2), (0, 2, 3)]);
-    let (judged, answer) = judged.into_iter().nth(1).unwrap();
-    assert!(matches!(judged, Judged::Refused));
-    let refused = AppendError::Expected { expected: Offset::ZERO, current: Offset::new(2) };
-    assert_eq!(answer.now_or_never().unwrap().unwrap(), Err(refused));
+    let Judged::Refused(error) = &judged[1] else { panic!("{judged:?}") };
+    assert_eq!(*error, AppendError::Expected { expected: Offset::ZERO, current: Offset::new(2) });
 }
 
 #[test]
@@ -93,13 +81,11 @@ fn a_retry_is_recognised_within_a_turn_and_after_it() {
     assert_eq!(runs(&frame), [(0, 0, 2)]);
     let later =
         turn(&mut state, vec![unit_of(), named(4, 8, unit(0, &["other"])), named(5, 9, unit(0, &["b"]))]);
-    for judged in [&judged[2].0, &later.1[0].0] {
-        let Judged::Duplicate(waiter) = judged else { panic!("{judged:?}") };
-        assert_eq!((base(&waiter.appended), waiter.appended.replayed), (1, true));
+    for judged in [&judged[2], &later.1[0]] {
+        let Judged::Duplicate(appended) = judged else { panic!("{judged:?}") };
+        assert_eq!((base(appended), appended.replayed), (1, true));
     }
-    let (misused, answer) = later.1.into_iter().nth(1).unwrap();
-    assert!(matches!(misused, Judged::Refused));
-    assert_eq!(answer.now_or_never().unwrap().unwrap(), Err(AppendError::Mismatch));
+    assert!(matches!(later.1[1], Judged::Refused(AppendError::Mismatch)));
     assert_eq!(runs(&later.0), [(0, 2, 3)]);
 }
 
@@ -123,10 +109,10 @@ fn a_producers_units_are_judged_one_behind_the_other() {
     assert_eq!(frame.batches[0].dedupe.len(), 3, "each append keeps its own entry");
     let answers: Vec<_> = judged
         .into_iter()
-        .map(|(judged, answer)| match judged {
-            Judged::Staged => "staged".to_owned(),
-            Judged::Duplicate(waiter) => format!("duplicate at {}", base(&waiter.appended)),
-            Judged::Refused => answer.now_or_never().unwrap().unwrap().unwrap_err().to_string(),
+        .map(|judged| match judged {
+            Judged::Staged(_) => "staged".to_owned(),
+            Judged::Duplicate(appended) => format!("duplicate at {}", base(&appended)),
+            Judged::Refused(error) => error.to_string(),
         })
         .collect();
     let gap = AppendError::SequenceGap { expected: 8 }.to_string();
