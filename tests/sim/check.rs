@@ -4,10 +4,12 @@
 //! store, and knows nothing of takers, writers and readers. A violation names the invariant of PROTOCOL.md §3.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use forebay_log::format::manifest::Manifest;
 use forebay_log::format::snapshot::Snapshot;
 use forebay_log::format::wal_object::ObjectKind;
+use forebay_log::limits;
 use forebay_log::shard::append::Appended;
 
 use crate::config::{Micros, PARTITIONS};
@@ -50,6 +52,13 @@ struct Acked {
     at: Micros,
 }
 
+/// What a leadership knew when it began.
+#[derive(Debug)]
+pub(crate) struct Knew {
+    pub(crate) epochs: BTreeSet<u128>,
+    pub(crate) settled: Rc<BTreeSet<RecordId>>,
+}
+
 /// All that is known to be true.
 #[derive(Debug)]
 pub(crate) struct Judge {
@@ -68,6 +77,19 @@ pub(crate) struct Judge {
     highest: [Vec<(Micros, u64)>; PARTITIONS],
     /// Records of which somebody was told that they are not stored.
     refused: BTreeSet<RecordId>,
+    /// First records of appends.
+    heads: BTreeSet<RecordId>,
+    /// When each record was first in the log, and by which leadership.
+    stored: BTreeMap<RecordId, (Micros, u128)>,
+    pub(crate) now: Micros,
+    /// Records sent at `local`: a journal may hold them.
+    journalled: BTreeSet<RecordId>,
+    /// Those that were acknowledged.
+    local: BTreeSet<RecordId>,
+    /// For each leadership: the epochs it knew, and what its node's journal says is settled.
+    knew: BTreeMap<u128, Knew>,
+    /// Records appended again that nobody could know to be there.
+    pub(crate) repeats: u64,
 }
 
 impl Judge {
@@ -86,6 +108,13 @@ impl Judge {
             acked: Vec::new(),
             highest: Default::default(),
             refused: BTreeSet::new(),
+            heads: BTreeSet::new(),
+            stored: BTreeMap::new(),
+            now: 0,
+            journalled: BTreeSet::new(),
+            local: BTreeSet::new(),
+            knew: BTreeMap::new(),
+            repeats: 0,
         }
     }
 
@@ -151,7 +180,7 @@ impl Judge {
                     }
                 } else {
                     self.entries.push(entry);
-                    self.extend(&mut here.ends, &object.runs, seq)?;
+                    self.extend(&mut here.ends, &object.runs, seq, nonce)?;
                 }
                 here.entries += 1;
                 seq += 1;
@@ -167,26 +196,41 @@ impl Judge {
         Ok(())
     }
 
-    fn extend(&mut self, ends: &mut [u64; PARTITIONS], runs: &[Run], seq: u64) -> Check {
+    fn extend(&mut self, ends: &mut [u64; PARTITIONS], runs: &[Run], seq: u64, nonce: u128) -> Check {
         for run in runs {
-            let log = &mut self.log[run.partition];
-            if run.base != log.len() as u64 {
-                let detail = format!("{seq} begins at offset {} and not at {}", run.base, log.len());
-                return violation("I6", detail);
+            let end = self.log[run.partition].len() as u64;
+            if run.base != end {
+                return violation("I6", format!("{seq} begins at offset {} and not at {end}", run.base));
             }
             for record in &run.records {
-                let place = (run.partition, log.len() as u64);
-                if let Some(first) = self.places.insert(*record, place) {
+                let place = (run.partition, self.log[run.partition].len() as u64);
+                let first = self.places.insert(*record, place);
+                if first.is_some() && !self.may_repeat(*record, nonce) {
                     return violation("I3", format!("record {record} is at {first:?} and at {place:?}"));
                 }
                 if self.refused.contains(record) {
                     return violation("I3", format!("record {record} was called not stored"));
                 }
-                log.push(*record);
+                self.repeats += u64::from(first.is_some());
+                self.stored.entry(*record).or_insert((self.now, nonce));
+                self.log[run.partition].push(*record);
             }
-            ends[run.partition] = log.len() as u64;
+            ends[run.partition] = self.log[run.partition].len() as u64;
         }
         Ok(())
+    }
+
+    /// Tells whether a leadership may append a record that is in the log: it comes from its node's journal, which does
+    /// not say that it is settled, and the epoch in which it was stored or the names by which it would be known again
+    /// are forgotten.
+    fn may_repeat(&self, record: RecordId, nonce: u128) -> bool {
+        let (Some((at, by)), Some(knew)) = (self.stored.get(&record), self.knew.get(&nonce)) else {
+            return false;
+        };
+        let expired = at + limits::DEDUPE_AGE_MAX.as_micros() as Micros <= self.now;
+        self.journalled.contains(&record)
+            && !knew.settled.contains(&record)
+            && (expired || !knew.epochs.contains(by))
     }
 
     fn manifest_changed(&mut self, store: &Store) -> Check {
@@ -262,8 +306,24 @@ impl Judge {
         }
     }
 
+    /// Records are sent to be acknowledged by a journal.
+    pub(crate) fn sent_local(&mut self, records: &[(usize, Vec<RecordId>)]) {
+        self.journalled.extend(records.iter().flat_map(|(_, records)| records));
+    }
+
+    /// A leader acknowledges an append at `local`.
+    pub(crate) fn acknowledged_local(&mut self, records: &[(usize, Vec<RecordId>)]) {
+        self.local.extend(records.iter().flat_map(|(_, records)| records));
+    }
+
+    /// Returns a record that was acknowledged at `local` and is not in the log.
+    pub(crate) fn missing_local(&self) -> Option<RecordId> {
+        self.local.iter().find(|record| !self.places.contains_key(record)).copied()
+    }
+
     /// A node begins to lead.
-    pub(crate) fn leads(&mut self, epoch: u32) -> Check {
+    pub(crate) fn leads(&mut self, epoch: u32, nonce: u128, knew: Knew) -> Check {
+        self.knew.insert(nonce, knew);
         if !self.led.insert(epoch) {
             return violation("I8", format!("epoch {epoch} is led twice"));
         }
@@ -306,6 +366,19 @@ impl Judge {
         Ok(())
     }
 
+    /// Somebody is told that a partition ends at `end`; when that was asked it ended at `invoked`. A read of the log's
+    /// end is linearizable if the log ended there at some moment in between: ends only grow, one append at a time.
+    pub(crate) fn read_end(&self, partition: usize, end: u64, invoked: u64) -> Check {
+        let now = self.log[partition].len() as u64;
+        let next = self.log[partition].get(end as usize);
+        if end < invoked || end > now || next.is_some_and(|next| !self.heads.contains(next)) {
+            let detail =
+                format!("{partition} is said to end at {end}; it ended at {invoked} before and at {now} now");
+            return violation("linearizable", detail);
+        }
+        Ok(())
+    }
+
     /// Somebody is told that records are not stored and never will be.
     pub(crate) fn refused(&mut self, records: &[(usize, Vec<RecordId>)]) -> Check {
         for record in records.iter().flat_map(|(_, records)| records) {
@@ -317,8 +390,9 @@ impl Judge {
         Ok(())
     }
 
-    /// The same records are sent once more.
-    pub(crate) fn sent_again(&mut self, records: &[(usize, Vec<RecordId>)]) {
+    /// Records are sent, perhaps once more.
+    pub(crate) fn sent(&mut self, records: &[(usize, Vec<RecordId>)]) {
+        self.heads.extend(records.iter().filter_map(|(_, records)| records.first()));
         for record in records.iter().flat_map(|(_, records)| records) {
             self.refused.remove(record);
         }

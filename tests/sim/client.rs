@@ -28,6 +28,7 @@ pub(crate) struct Message {
     pub(crate) records: Vec<(usize, Vec<RecordId>)>,
     expected: Option<u64>,
     name: Option<Dedupe>,
+    level: Durability,
     /// When the first attempt was sent.
     pub(crate) invoked: Micros,
 }
@@ -44,7 +45,12 @@ impl Message {
             expected: self.expected.map(Offset::new),
         };
         let batches = self.records.iter().map(batch).collect();
-        Append { batches, dedupe: self.name, level: Durability::Object }
+        Append { batches, dedupe: self.name, level: self.level }
+    }
+
+    /// Tells whether it may be acknowledged before it is stored. A conditional append never is.
+    pub(crate) fn is_local(&self) -> bool {
+        self.level == Durability::Local && self.expected.is_none()
     }
 }
 
@@ -84,13 +90,17 @@ impl Client {
 impl World {
     pub(crate) fn client_woken(&mut self, client: usize, wake: Wake) -> Check {
         match wake {
-            Wake::Tick if self.clients[client].active.is_none() => self.begin_append(client),
+            Wake::Tick if self.clients[client].active.is_none() => {
+                if !self.clients_rest {
+                    self.begin_append(client);
+                }
+            }
             Wake::Tick => self.attempt(client),
             Wake::Timeout(attempt) => {
                 let unknown = Err(AppendError::NoLeader { outcome: Outcome::Unknown });
                 self.client_result(client, attempt, unknown)?;
             }
-            Wake::Turn | Wake::Flush | Wake::Send(_) => {}
+            Wake::Turn | Wake::Flush | Wake::Journal | Wake::Send(_) => {}
         }
         Ok(())
     }
@@ -118,7 +128,8 @@ impl World {
             body_hash: hasher.finish(),
         });
         let expected = conditional.then_some(expected);
-        let message = Message { client, attempt: 0, records, expected, name, invoked: now };
+        let level = if self.rng.chance(self.config.local) { Durability::Local } else { Durability::Object };
+        let message = Message { client, attempt: 0, records, expected, name, level, invoked: now };
         state.active = Some(Active { message, attempts: 0, in_doubt: false, log_end: end });
         self.attempt(client);
     }
@@ -143,7 +154,7 @@ impl World {
             active.log_end = self.judge.log[number].len() as u64;
         }
         let (message, attempt) = (active.message.clone(), state.attempts);
-        self.judge.sent_again(&message.records);
+        self.judge.sent(&message.records);
         let late = self.rng.chance(self.config.late_message);
         let after = if late {
             self.stats.fault(Fault::LateMessage);
@@ -191,6 +202,10 @@ impl World {
     fn appended(&mut self, client: usize, appended: &Appended) -> Check {
         let Some(active) = self.clients[client].active.take() else { return Ok(()) };
         let message = active.message;
+        if message.is_local() {
+            // Its offsets are not final.
+            return Ok(());
+        }
         for (placement, (number, records)) in appended.placements.iter().zip(&message.records) {
             let (base, end) =
                 (placement.base_offset.get(), placement.base_offset.get() + records.len() as u64);
@@ -205,11 +220,12 @@ impl World {
         Ok(())
     }
 
-    /// A conditional append met another offset. Some leader said so, perhaps not the last one.
+    /// A conditional append met another offset: its client has read the log's end.
     fn judged_stale(&mut self, client: usize, current: Offset) -> Check {
         let Some(active) = self.clients[client].active.take() else { return Ok(()) };
-        if current.get() < active.log_end {
-            self.stats.stale_refusals += 1;
+        self.stats.refusals += 1;
+        if let [(number, _)] = active.message.records[..] {
+            self.judge.read_end(number, current.get(), active.log_end)?;
         }
         if active.in_doubt { Ok(()) } else { self.judge.refused(&active.message.records) }
     }

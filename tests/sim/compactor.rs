@@ -285,6 +285,9 @@ impl World {
         if mutation::is(Mutation::EpochAtFloorLost) {
             next.epoch_at_floor = manifest.epoch_at_floor;
         }
+        // As if many more had followed: a list is bounded.
+        let forgotten = next.epochs.len().saturating_sub(self.config.epochs_kept);
+        next.epochs.drain(..forgotten);
         let expected = (!mutation::is(Mutation::FloorWithoutSwap)).then_some(*revision);
         let Ok(body) = next.encode() else { return self.compactor_rests(number) };
         self.compactors[number].phase = Phase::Committing;

@@ -1,5 +1,6 @@
 //! What one seed plays with: each seed draws which faults there are and how strong, so that rare ones meet often.
 
+use crate::disk::DiskConfig;
 use crate::rng::Rng;
 
 /// Microseconds of simulated time.
@@ -60,6 +61,18 @@ pub(crate) struct Config {
     pub(crate) sweep: f64,
     /// The store is asked by messages that are lost or late.
     pub(crate) late_message: f64,
+    /// Nodes have a journal.
+    pub(crate) journals: bool,
+    /// Share of appends at `local`.
+    pub(crate) local: f64,
+    pub(crate) disk: DiskConfig,
+    pub(crate) journal_bytes: u64,
+    /// Longest that a sync takes.
+    pub(crate) sync_max: Micros,
+    /// A crash takes the power along.
+    pub(crate) power: f64,
+    /// Epochs that a manifest lists.
+    pub(crate) epochs_kept: usize,
     /// At the end nodes that stand still do so for ever.
     pub(crate) zombies_stay: bool,
 }
@@ -79,8 +92,15 @@ impl Config {
             [share(0.04), share(0.15), share(0.3), share(0.004), share(0.001)];
         let [stale_compactor, stale_reader, gone] = [share(0.15), share(0.1), share(0.9)];
         let late_message = share(0.05);
+        let disk = DiskConfig {
+            no_space: share(0.005),
+            failed_sync: share(0.01),
+            short_write: share(0.3),
+            crash_inside: share(0.02),
+        };
         let pace = rng.log_between(100 * MILLI, 60 * SECOND);
         let compactors = [0, 1, 2, 2, 3][rng.index(5)];
+        let journals = rng.chance(0.5);
         Self {
             gap: [2, 2, 2, 2, 3, 4, 64][rng.index(7)],
             nodes: rng.between(2, 4) as usize,
@@ -113,7 +133,15 @@ impl Config {
             gone,
             sweep: [0.0, 0.2, 1.0][rng.index(3)],
             late_message,
-            zombies_stay: rng.chance(0.5),
+            journals,
+            local: if journals { [0.2, 0.6, 1.0][rng.index(3)] } else { 0.0 },
+            disk,
+            journal_bytes: [1 << 20, 1 << 20, 8 << 10][rng.index(3)],
+            sync_max: [50 * MILLI, 50 * MILLI, 10 * SECOND][rng.index(3)],
+            power: [0.0, 0.5, 1.0][rng.index(3)],
+            epochs_kept: [256, 2, 6][rng.index(3)],
+            // What a node has in its journal only this node can bring back.
+            zombies_stay: !journals && rng.chance(0.5),
         }
     }
 
@@ -138,5 +166,7 @@ impl Config {
         ] {
             *share = 0.0;
         }
+        self.local = 0.0;
+        self.disk = DiskConfig::default();
     }
 }

@@ -7,18 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_log::format::manifest::Manifest;
-use forebay_log::journal::frame::{self, Seal};
+use forebay_log::journal::frame::{self, FILE_HEADER_LEN, Seal};
 use forebay_log::journal::{Frame, JournalError, JournalOptions, Replay, scan};
 use forebay_log::limits;
-use forebay_log::model::{Compression, Durability, Offset, Record, TimestampType};
+use forebay_log::model::{Compression, Durability, Offset, Record, TimestampType, WalSeq};
 use forebay_log::shard::SharedJournal;
 use forebay_log::shard::append::{Append, BatchSource, Dedupe, NewBatch};
 use forebay_log::shard::taker::{Answer, Ask, Leadership, PutAnswer, Taker};
 use forebay_log::testing::BareWriter;
-use forebay_log::testing::bare::{BareLeader, Reply, Todo};
+use forebay_log::testing::bare::{Action, BareLeader, BareOptions, Reply};
 use forebay_log::testing::mutation::{self, Mutation};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -137,6 +138,8 @@ struct Exclusive {
     damaged: BTreeSet<RecordId>,
     /// Whether a bit was ever flipped.
     flipped: bool,
+    /// Whether this process began with damage: then more of it, soon, is the worst that can happen.
+    jumped: bool,
     /// Named appends without an answer, to be sent again.
     in_doubt: Vec<Sent>,
     trace: Option<Vec<String>>,
@@ -181,6 +184,7 @@ pub(crate) fn run(seed: u64, traced: bool) -> DiskRun {
         known: BTreeMap::new(),
         damaged: BTreeSet::new(),
         flipped: false,
+        jumped: false,
         in_doubt: Vec::new(),
         trace: traced.then(Vec::new),
     };
@@ -213,7 +217,7 @@ impl Exclusive {
         self.appends(&mut process)?;
         for _ in 0..10_000 {
             self.journal_turn(&mut process)?;
-            self.freeze(&mut process);
+            self.freeze(&mut process)?;
             self.put(&mut process)?;
             if process.leader.is_idle() {
                 break;
@@ -229,13 +233,14 @@ impl Exclusive {
 
     /// Lets the process live until it dies.
     fn live(&mut self, process: &mut Process) -> Check {
-        while !self.rng.chance(self.crash) && !self.disk.get().crashed {
+        let crash = if self.jumped { self.crash.max(0.05) } else { self.crash };
+        while !self.rng.chance(crash) && !self.disk.get().crashed {
             self.stats.steps += 1;
             self.now += self.rng.below(100_000);
             match self.rng.below(10) {
                 0..=2 => self.appends(process)?,
                 3..=5 => self.journal_turn(process)?,
-                6 => self.freeze(process),
+                6 => self.freeze(process)?,
                 7..=8 => self.put(process)?,
                 _ => self.read(process)?,
             }
@@ -259,7 +264,8 @@ impl Exclusive {
         } else {
             self.disk.get().kill();
         }
-        while self.rng.chance(self.flip) {
+        let flip = if self.jumped && self.flip > 0.0 { 0.8 } else { self.flip };
+        while self.rng.chance(flip) {
             self.flip_a_bit();
         }
     }
@@ -282,11 +288,15 @@ impl Exclusive {
             return;
         }
         // The newest ones matter most: nothing else holds their records yet.
-        let from = if self.rng.chance(0.5) { targets.len().saturating_sub(3) } else { 0 };
+        let newest = if self.jumped { 0.9 } else { 0.5 };
+        let from = if self.rng.chance(newest) { targets.len().saturating_sub(3) } else { 0 };
         let (number, found) = targets[from + self.rng.index(targets.len() - from)];
+        if self.rng.chance(0.1) {
+            return self.flip_in_header(number);
+        }
         let Some((_, bytes)) = contents.iter().find(|(file, _)| *file == number) else { return };
         let image = Bytes::copy_from_slice(&bytes[found.position..found.position + found.len]);
-        if let Ok(Frame::Append { batches, .. }) = frame::decode(&image) {
+        if let Ok(Some(Frame::Append { batches, .. })) = frame::decode(&image) {
             for batch in batches {
                 let runs = try_decode_runs(0, batch.bytes).unwrap_or_default();
                 self.damaged.extend(runs.into_iter().flat_map(|run| run.records));
@@ -294,6 +304,15 @@ impl Exclusive {
         }
         let at = found.position + self.rng.index(found.len);
         self.note(|| format!("a bit flips in frame {} of file {number}", found.number));
+        self.flipped = true;
+        self.disk.get().flip(number, at);
+    }
+
+    /// Flips a bit in a file's header: no frame is lost by that. (The version's bytes are left alone: another version is
+    /// refused.)
+    fn flip_in_header(&mut self, number: u64) {
+        let at = [self.rng.index(8), 10 + self.rng.index(FILE_HEADER_LEN - 10)][self.rng.index(2)];
+        self.note(|| format!("a bit flips in the header of file {number}"));
         self.flipped = true;
         self.disk.get().flip(number, at);
     }
@@ -315,7 +334,13 @@ impl Exclusive {
         let journal = SharedJournal::new(journal);
         let nonces = self.rng.next();
         let leadership = take_over(&mut self.store, self.now, nonces)?;
-        let mut leader = BareLeader::new(leadership, Some(journal.clone()));
+        let options = BareOptions {
+            exclusive: true,
+            journal: Some(journal.clone()),
+            flush_linger: limits::FLUSH_LINGER_EXCLUSIVE,
+            object_bytes: [1, 400, 4_000][self.rng.index(3)],
+        };
+        let mut leader = BareLeader::new(leadership, options);
         let early = mutation::is(Mutation::ReadyBeforeReplay);
         let waiting = if early { self.send(&mut leader) } else { Vec::new() };
         let puts = BTreeMap::new();
@@ -348,13 +373,14 @@ impl Exclusive {
             };
             self.stats.replayed += 1;
             let number = replayed.number;
-            if let Err(error) = process.leader.recover(replayed) {
+            if let Err(error) = process.leader.recover(Duration::from_micros(self.now), replayed) {
                 return violation("alarm", format!("frame {number} cannot be taken back: {error:?}"));
             }
         }
         self.stats.jumps += u64::from(damaged);
+        self.jumped = damaged;
         let all: Vec<_> = (0..PARTITIONS).map(partition).collect();
-        process.leader.recovered(damaged, &all);
+        process.leader.recovered(Duration::from_micros(self.now), damaged, &all);
         Ok(true)
     }
 
@@ -380,7 +406,7 @@ impl Exclusive {
             sent.push(Sent { records, name });
         }
         let appends = sent.iter().map(|sent| sent.to_append(self.now)).collect();
-        let replies = leader.append(timestamp(self.now), appends);
+        let replies = leader.append(Duration::from_micros(self.now), timestamp(self.now), appends);
         replies.into_iter().zip(sent).collect()
     }
 
@@ -402,17 +428,35 @@ impl Exclusive {
         }
         let progress = *process.journal.journal().synced().borrow();
         self.stats.dead_journals += u64::from(progress.dead && !std::mem::replace(&mut process.dead, true));
-        process.leader.journal_moved(progress);
+        process.leader.journal_moved(Duration::from_micros(self.now), progress);
         self.note(|| format!("journal: synced below {}, dead: {}", progress.below, progress.dead));
         self.poll(process)
     }
 
-    fn freeze(&mut self, process: &mut Process) {
-        let max = [1, 400, 4_000][self.rng.index(3)];
-        if let Some((seq, bytes)) = process.leader.freeze(max) {
-            self.note(|| format!("freezes {seq}"));
-            process.puts.insert(seq.get(), bytes);
+    fn freeze(&mut self, process: &mut Process) -> Check {
+        let all = self.rng.chance(0.5);
+        process.leader.freeze_due(Duration::from_micros(self.now), all);
+        self.act(process)
+    }
+
+    /// Does what the leader decided.
+    fn act(&mut self, process: &mut Process) -> Check {
+        while let Some(action) = process.leader.next_action() {
+            match action {
+                Action::Put { seq, parts, .. } => {
+                    self.note(|| format!("sends {seq}"));
+                    process.puts.insert(seq.get(), parts.concat().into());
+                }
+                Action::ReadBack(seq) => {
+                    let object = self.store.objects.get(&Key::Wal(seq.get()));
+                    let header = object.and_then(|object| object.header.clone());
+                    process.leader.read_back(seq, header.as_ref());
+                }
+                Action::Stored(_) | Action::Wake(_) => {}
+                other => return violation("alarm", format!("nobody else writes, and yet {other:?}")),
+            }
         }
+        Ok(())
     }
 
     /// The store answers one PUT.
@@ -429,21 +473,9 @@ impl Exclusive {
         if lands && let store::Answer::Put(put) = self.store.apply(&Op::Create(Key::Wal(seq), bytes)).0 {
             answer = if answered { put } else { PutAnswer::Unknown };
         }
-        let seq = forebay_log::model::WalSeq::new(seq);
-        let mut todo = process.leader.put_answered(seq, answer);
-        if let Todo::ReadBack(seq) = todo {
-            let object = self.store.objects.get(&Key::Wal(seq.get()));
-            let header = object.and_then(|object| object.header.clone());
-            todo = process.leader.read_back(seq, header.as_ref());
-        }
         self.note(|| format!("PUT {seq}: {answer:?}"));
-        match todo {
-            Todo::Put(seq, bytes) => {
-                process.puts.insert(seq.get(), bytes);
-            }
-            Todo::Nothing => {}
-            other => return violation("alarm", format!("nobody else writes, and yet {other:?}")),
-        }
+        process.leader.put_answered(WalSeq::new(seq), answer);
+        self.act(process)?;
         self.poll(process)
     }
 

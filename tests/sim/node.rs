@@ -1,24 +1,34 @@
 //! A gateway's process, as far as it leads: a [`Taker`], then a [`BareLeader`], then a taker again. It may crash or stand
 //! still between any two events, with requests on their way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use forebay_log::error::Outcome;
 use forebay_log::format::manifest::Manifest;
 use forebay_log::format::snapshot::Snapshot;
+use forebay_log::journal::frame::{self, FileHeader, Seal};
+use forebay_log::journal::{Frame, FrameNumber, JournalOptions, scan};
 use forebay_log::model::WalSeq;
+use forebay_log::shard::SharedJournal;
 use forebay_log::shard::append::{AppendError, Appended};
 use forebay_log::shard::taker::{self, Ask, PutAnswer, Taker, TakerError};
 use forebay_log::shard::writer::Ended;
-use forebay_log::testing::bare::{BareLeader, Reply, Todo};
+use forebay_log::testing::BareWriter;
+use forebay_log::testing::bare::{Action, BareLeader, BareOptions, Reply};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::check::{Check, violation};
+use crate::check::{Check, Knew, violation};
 use crate::client::Message;
-use crate::config::{MILLI, Micros, PARTITIONS, SECOND};
+use crate::config::{Config, MILLI, Micros, PARTITIONS, SECOND};
+use crate::disk::{Disk, SharedDisk};
+use crate::rng::Rng;
 use crate::stats::{Fault, Row};
-use crate::store::{Answer, Key, Op};
+use crate::store::{Answer, Key, Op, RecordId, decode_runs};
 use crate::world::{Actor, CLUSTER, Event, SHARD, Wake, World, partition, timestamp};
 
 /// What a node is.
@@ -39,6 +49,7 @@ enum Purpose {
     /// After a 409, or else after a 412.
     ReadBack(WalSeq, bool),
     ReadFloor(WalSeq),
+    Prove(WalSeq),
 }
 
 /// An append whose answer the leader owes.
@@ -48,10 +59,25 @@ struct Waiting {
     message: Message,
 }
 
+/// What a node keeps in its journal while its process lives.
+#[derive(Debug)]
+struct Process {
+    journal: SharedJournal,
+    writer: BareWriter,
+    /// What the journal said to be settled when it was opened.
+    settled: Rc<BTreeSet<RecordId>>,
+}
+
 /// One node.
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     life: u64,
+    /// Where its journal lies, if it has one.
+    pub(crate) disk: Option<SharedDisk>,
+    process: Option<Process>,
+    /// Leaders that have ended and still owe answers by the journal.
+    lingering: Vec<BareLeader>,
+    journal_due: bool,
     pub(crate) stalled_until: Micros,
     /// What reached it while it stood still.
     pub(crate) deferred: Vec<Event>,
@@ -68,29 +94,66 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    pub(crate) fn new(number: usize, config: &Config, rng: &mut Rng) -> Self {
+        let disk = config
+            .journals
+            .then(|| SharedDisk::new(Disk::new(Rng::new(rng.next() + number as u64), config.disk.clone())));
+        // One with a disk has to start first.
+        let role = if disk.is_some() { Role::Down } else { Role::Idle };
+        Self { disk, role, ..Self::default() }
+    }
+
     fn busy(&self) -> bool {
         matches!(self.role, Role::Taking(_) | Role::Leading(_))
     }
 }
 
 /// Returns the row of the outcome table by which a leader went after a 409 or 412.
-fn row_of(conflict: bool, found: bool, todo: &Todo) -> Option<Row> {
-    match todo {
-        Todo::Put(..) if conflict => Some(Row::ConflictThenAbsent),
-        Todo::Put(..) => Some(Row::TakenThenGone),
-        Todo::Ended(Ended::Impossible { .. }) => Some(Row::TakenByOtherData),
-        Todo::Nothing if found && conflict => Some(Row::ConflictThenTaken),
-        Todo::Nothing if found => Some(Row::TakenByMine),
+fn row_of(conflict: bool, found: bool, next: Option<&Action>) -> Option<Row> {
+    match next {
+        Some(Action::Put { .. }) if conflict => Some(Row::ConflictThenAbsent),
+        Some(Action::Put { .. }) => Some(Row::TakenThenGone),
+        Some(Action::Ended(Ended::Impossible { .. })) => Some(Row::TakenByOtherData),
         // An EPOCH: which row it is the floor decides.
+        Some(Action::ReadFloor(_) | Action::Ended(_)) => None,
+        _ if found && conflict => Some(Row::ConflictThenTaken),
+        _ if found => Some(Row::TakenByMine),
         _ => None,
     }
+}
+
+/// Returns the records of which a journal says that nothing is left to do for them.
+fn settled_in(files: &[(u64, Vec<u8>)]) -> BTreeSet<RecordId> {
+    let seal = Seal::new(CLUSTER);
+    let heads: Vec<_> = files.iter().map(|(_, bytes)| FileHeader::decode(bytes).ok()).collect();
+    let mut records = Vec::new();
+    let mut settled_below = FrameNumber::ZERO;
+    for (index, (_, bytes)) in files.iter().enumerate() {
+        let Some(head) = heads[index] else { break };
+        let cut = heads[index + 1..].iter().flatten().map(|head| head.first).next();
+        let found = scan::scan(bytes, &seal, Some(head.first)).found;
+        let numbered = (head.first.get()..).map(FrameNumber::new).zip(found);
+        for (_, found) in
+            numbered.take_while(|(n, found)| *n == found.number && cut.is_none_or(|cut| *n < cut))
+        {
+            let image = Bytes::copy_from_slice(&bytes[found.position..found.position + found.len]);
+            match frame::decode(&image) {
+                Ok(Some(Frame::Append { batches, .. })) => {
+                    let runs = batches.into_iter().flat_map(|batch| decode_runs(0, batch.bytes));
+                    records.extend(runs.flat_map(|run| run.records).map(|record| (found.number, record)));
+                }
+                Ok(Some(Frame::Settled { below, .. })) => settled_below = settled_below.max(below),
+                _ => {}
+            }
+        }
+    }
+    records.into_iter().filter(|(number, _)| *number < settled_below).map(|(_, record)| record).collect()
 }
 
 impl World {
     pub(crate) fn node_woken(&mut self, node: usize, life: u64, wake: Wake) -> Check {
         if matches!(wake, Wake::Tick) {
-            self.node_tick(node);
-            return Ok(());
+            return self.node_tick(node);
         }
         if life != self.nodes[node].life {
             return Ok(());
@@ -99,8 +162,8 @@ impl World {
             Wake::Turn => self.turn(node),
             Wake::Flush => {
                 self.nodes[node].flush_due = false;
-                self.freeze(node);
-                Ok(())
+                let at = Duration::from_micros(self.now);
+                self.leader_told(node, false, None, |leader| leader.freeze_due(at, false))
             }
             Wake::Send(call) => {
                 if let Some((_, op)) = self.nodes[node].calls.get(&call) {
@@ -109,30 +172,96 @@ impl World {
                 }
                 Ok(())
             }
+            Wake::Journal => self.journal_turn(node),
             Wake::Tick | Wake::Timeout(_) => Ok(()),
         }
     }
 
-    fn node_tick(&mut self, node: usize) {
+    fn node_tick(&mut self, node: usize) -> Check {
         let after = self.pause();
         self.wake(Actor::Node(node), 0, after, Wake::Tick);
         if self.rng.chance(self.config.crash) {
-            return self.crash(node);
+            self.crash(node);
+            return Ok(());
         }
-        if matches!(self.nodes[node].role, Role::Down) {
-            self.nodes[node].role = Role::Idle;
+        if matches!(self.nodes[node].role, Role::Down) && !self.start(node) {
+            return Ok(());
         }
+        // Files that nobody needs any more are removed without being asked.
+        self.journal_turn(node)?;
         if self.rng.chance(self.config.stall) {
             self.stall(node);
         }
         if !matches!(self.nodes[node].role, Role::Idle) {
-            return;
+            return Ok(());
         }
         let now = self.now;
         let led = self.nodes.iter().any(|other| other.busy() && other.stalled_until <= now);
-        if !led || self.rng.chance(self.config.takeover) {
+        let process = self.nodes[node].process.as_ref();
+        let owes = process.is_some_and(|process| process.journal.has_leftovers(SHARD));
+        if !led || self.rng.chance(self.config.takeover) || owes && self.calm_since.is_some() {
             self.take_over(node);
         }
+        Ok(())
+    }
+
+    /// Starts a node's process; false if it cannot read its disk.
+    fn start(&mut self, number: usize) -> bool {
+        let node = &mut self.nodes[number];
+        if let Some(disk) = &node.disk {
+            let bytes_max = self.config.journal_bytes;
+            let options = JournalOptions { file_bytes: 4096, bytes_max, ..JournalOptions::new("", CLUSTER) };
+            let settled = Rc::new(settled_in(&disk.get().contents()));
+            let opened = BareWriter::open(&options, Box::new(disk.clone()), Box::new(disk.clone()));
+            let Ok((journal, writer, mut replay)) = opened else {
+                disk.get().fail_power();
+                return false;
+            };
+            let journal = SharedJournal::new(journal);
+            if journal.adopt(&mut replay).is_err() {
+                disk.get().fail_power();
+                return false;
+            }
+            node.process = Some(Process { journal, writer, settled });
+            self.note(|_| {
+                format!("Node({number}) starts; torn {}, damage {:?}", replay.torn_bytes, replay.damage)
+            });
+        }
+        self.nodes[number].role = Role::Idle;
+        true
+    }
+
+    /// Sees to it that the journal's thread takes a turn, if something waits for it.
+    fn schedule_journal(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let waits = node.process.as_ref().is_some_and(|process| {
+            let progress = *process.journal.journal().synced().borrow();
+            !progress.dead && progress.below < process.journal.journal().next_frame()
+        });
+        if waits && !std::mem::replace(&mut node.journal_due, true) {
+            let life = node.life;
+            let after = self.rng.log_between(MILLI / 10, self.config.sync_max);
+            self.wake(Actor::Node(number), life, after, Wake::Journal);
+        }
+    }
+
+    /// The journal's thread takes a turn, and the leaders hear of it.
+    fn journal_turn(&mut self, number: usize) -> Check {
+        let node = &mut self.nodes[number];
+        node.journal_due = false;
+        let (Some(process), Some(disk)) = (&mut node.process, &node.disk) else { return Ok(()) };
+        process.writer.turn();
+        if disk.get().crashed {
+            // The process is gone before it can tell anybody.
+            self.crash(number);
+            return Ok(());
+        }
+        let progress = *process.journal.journal().synced().borrow();
+        let at = Duration::from_micros(self.now);
+        node.lingering.iter_mut().for_each(|leader| leader.journal_moved(at, progress));
+        node.lingering.retain(BareLeader::is_lingering);
+        self.leader_told(number, false, None, |leader| leader.journal_moved(at, progress))?;
+        self.poll_replies(number)
     }
 
     fn crash(&mut self, number: usize) {
@@ -143,7 +272,13 @@ impl World {
         node.life += 1;
         node.role = Role::Down;
         node.calls.clear();
-        (node.turn_due, node.flush_due) = (false, false);
+        node.process = None;
+        node.lingering.clear();
+        (node.turn_due, node.flush_due, node.journal_due) = (false, false, false);
+        if let Some(disk) = &node.disk {
+            let power = self.rng.chance(self.config.power);
+            if power { disk.get().fail_power() } else { disk.get().kill() }
+        }
         let lost: Vec<Message> =
             node.inbox.drain(..).chain(node.waiting.drain(..).map(|w| w.message)).collect();
         self.stats.fault(Fault::Crash);
@@ -228,7 +363,7 @@ impl World {
                     PutAnswer::Exists | PutAnswer::Conflict => {}
                 }
                 let conflict = put == PutAnswer::Conflict;
-                self.leader_told(node, conflict, |leader| leader.put_answered(seq, put))
+                self.leader_told(node, conflict, None, |leader| leader.put_answered(seq, put))
             }
             Purpose::ReadBack(seq, conflict) => {
                 let Answer::Object(found) = answer else {
@@ -236,14 +371,17 @@ impl World {
                     return Ok(());
                 };
                 let header = found.and_then(|object| object.header.clone());
-                let mut row = None;
-                let told = self.leader_told(node, false, |leader| {
-                    let todo = leader.read_back(seq, header.as_ref());
-                    row = row_of(conflict, header.is_some(), &todo);
-                    todo
-                });
-                row.into_iter().for_each(|row| self.stats.row(row));
-                told
+                let found = Some(header.is_some());
+                self.leader_told(node, conflict, found, |leader| leader.read_back(seq, header.as_ref()))
+            }
+            Purpose::Prove(seq) => {
+                let Answer::Object(found) = answer else {
+                    self.node_asks(node, purpose, op, SECOND);
+                    return Ok(());
+                };
+                let header = found.and_then(|object| object.header.clone());
+                self.stats.proofs += 1;
+                self.leader_told(node, false, None, |leader| leader.proof_read(seq, header.as_ref()))
             }
             Purpose::ReadFloor(seq) => {
                 let Answer::Manifest(found) = answer else {
@@ -253,7 +391,7 @@ impl World {
                 let manifest = found.map(|(bytes, _)| Manifest::decode(&bytes).expect("a manifest"));
                 let floor = manifest.map_or(WalSeq::ZERO, |manifest| manifest.floor);
                 self.stats.row(if floor > seq { Row::TakenByVoidEpoch } else { Row::TakenByEpoch });
-                self.leader_told(node, false, |leader| leader.fence(seq, floor))
+                self.leader_told(node, false, None, |leader| leader.fence(seq, floor))
             }
         }
     }
@@ -286,14 +424,29 @@ impl World {
         let Role::Taking(taker) = &mut self.nodes[node].role else { return Ok(()) };
         match taker.next(answer) {
             Ok(Ask::Lead(leadership)) => {
-                let epoch = leadership.epoch;
+                let (epoch, nonce) = (leadership.epoch, leadership.nonce);
+                let epochs = leadership.epochs.iter().map(|epoch| epoch.nonce.get()).collect();
                 self.note(|_| format!("Node({node}) leads epoch {epoch} from {}", leadership.first_seq));
                 self.stats.leaders += 1;
-                let leader = BareLeader::new(*leadership, None);
+                let process = self.nodes[node].process.as_ref();
+                let journal = process.map(|process| process.journal.clone());
+                let settled = process.map(|process| Rc::clone(&process.settled)).unwrap_or_default();
+                let leftovers = journal.as_ref().is_some_and(|journal| journal.has_leftovers(SHARD));
+                self.stats.with_leftovers += u64::from(leftovers);
+                let options = BareOptions {
+                    exclusive: false,
+                    journal,
+                    flush_linger: Duration::from_micros(self.config.linger),
+                    object_bytes: self.config.object_bytes,
+                };
+                let mut leader = BareLeader::new(*leadership, options);
+                let partitions: Vec<_> = (0..PARTITIONS).map(partition).collect();
+                leader.recovered(Duration::from_micros(self.now), false, &partitions);
                 self.nodes[node].role = Role::Leading(Box::new(leader));
                 self.nodes[node].acked = Default::default();
                 self.nodes[node].watermarks = Default::default();
-                self.judge.leads(epoch.get())
+                self.judge.leads(epoch.get(), nonce.get(), Knew { epochs, settled })?;
+                self.act(node, false)
             }
             Ok(ask) => {
                 self.take(node, ask);
@@ -331,66 +484,99 @@ impl World {
             }
             return Ok(());
         };
+        for message in inbox.iter().filter(|message| message.is_local()) {
+            self.judge.sent_local(&message.records);
+        }
         let appends = inbox.iter().map(Message::to_append).collect();
-        let replies = leader.append(now, appends);
+        let replies = leader.append(Duration::from_micros(self.now), now, appends);
         let waiting = replies.into_iter().zip(inbox).map(|(reply, message)| Waiting { reply, message });
         node.waiting.extend(waiting);
-        self.schedule_flush(number);
-        self.poll_replies(number)
+        self.act(number, false)
     }
 
-    fn schedule_flush(&mut self, number: usize) {
-        let node = &mut self.nodes[number];
-        if !std::mem::replace(&mut node.flush_due, true) {
-            let life = node.life;
-            let linger = self.rng.between(0, self.config.linger);
-            self.wake(Actor::Node(number), life, linger, Wake::Flush);
-        }
-    }
-
-    fn freeze(&mut self, node: usize) {
-        loop {
-            let Role::Leading(leader) = &mut self.nodes[node].role else { return };
-            let Some((seq, bytes)) = leader.freeze(self.config.object_bytes) else { return };
-            self.node_asks(node, Purpose::Put(seq), Op::Create(Key::Wal(seq.get()), bytes), 0);
-        }
-    }
-
-    /// Tells a leader something and does what it says.
+    /// Tells a leader something and does what it decides. `read_back`: whether a 409 or 412 led here by an object found.
     fn leader_told(
         &mut self,
         number: usize,
         conflict: bool,
-        tell: impl FnOnce(&mut BareLeader) -> Todo,
+        read_back: Option<bool>,
+        tell: impl FnOnce(&mut BareLeader),
     ) -> Check {
         let Role::Leading(leader) = &mut self.nodes[number].role else { return Ok(()) };
-        match tell(leader) {
-            Todo::Nothing => self.schedule_flush(number),
-            Todo::Put(seq, bytes) => {
-                let pause = self.rng.log_between(50 * MILLI, 5 * SECOND);
-                self.node_asks(number, Purpose::Put(seq), Op::Create(Key::Wal(seq.get()), bytes), pause);
+        tell(leader);
+        let first = leader.next_action();
+        if let Some(found) = read_back {
+            let row = row_of(conflict, found, first.as_ref());
+            row.into_iter().for_each(|row| self.stats.row(row));
+        }
+        if let Some(first) = first {
+            self.do_action(number, conflict, first)?;
+        }
+        self.act(number, conflict)
+    }
+
+    /// Does everything that the leader has decided.
+    fn act(&mut self, number: usize, conflict: bool) -> Check {
+        loop {
+            let Role::Leading(leader) = &mut self.nodes[number].role else { return Ok(()) };
+            let Some(action) = leader.next_action() else { break };
+            self.do_action(number, conflict, action)?;
+        }
+        self.schedule_flush(number);
+        self.schedule_journal(number);
+        self.poll_replies(number)
+    }
+
+    fn do_action(&mut self, number: usize, conflict: bool, action: Action) -> Check {
+        match action {
+            Action::Put { seq, parts, pause } => {
+                let op = Op::Create(Key::Wal(seq.get()), parts.concat().into());
+                let pause = pause.as_micros() as Micros;
+                let pause = if pause > 0 { self.rng.log_between(pause, pause.max(5 * SECOND)) } else { 0 };
+                self.node_asks(number, Purpose::Put(seq), op, pause);
             }
-            Todo::ReadBack(seq) => {
+            Action::ReadBack(seq) => {
                 let purpose = Purpose::ReadBack(seq, conflict);
                 self.node_asks(number, purpose, Op::Get(Key::Wal(seq.get())), 0);
             }
-            Todo::ReadFloor(seq) => {
+            Action::ReadFloor(seq) => {
                 self.node_asks(number, Purpose::ReadFloor(seq), Op::GetManifest, 0);
             }
-            Todo::Ended(ended) => {
+            Action::Ended(ended) => {
                 self.note(|_| format!("Node({number}) leads no more: {ended:?}"));
                 self.poll_replies(number)?;
                 let node = &mut self.nodes[number];
-                node.role = Role::Idle;
-                node.waiting.clear();
+                if let Role::Leading(leader) = std::mem::take(&mut node.role)
+                    && leader.is_lingering()
+                {
+                    self.stats.lingering += 1;
+                    node.lingering.push(*leader);
+                }
                 // What is on its way may land, but nothing more is sent with this nonce (W4).
                 node.calls.clear();
                 if let Ended::Impossible { seq } = ended {
                     return violation("alarm", format!("Node({number}) finds other DATA at {seq}"));
                 }
             }
+            Action::Prove(seq) => {
+                self.node_asks(number, Purpose::Prove(seq), Op::Get(Key::Wal(seq.get())), 0);
+            }
+            Action::Stored(_) | Action::Wake(_) => {}
         }
-        self.poll_replies(number)
+        Ok(())
+    }
+
+    /// Sees to it that the leader freezes what is due, soon after it is.
+    fn schedule_flush(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let Role::Leading(leader) = &node.role else { return };
+        let Some(at) = leader.flush_at() else { return };
+        if !std::mem::replace(&mut node.flush_due, true) {
+            let life = node.life;
+            let wait = (at.as_micros() as Micros).saturating_sub(self.now);
+            let linger = self.rng.between(0, self.config.linger);
+            self.wake(Actor::Node(number), life, wait.max(linger), Wake::Flush);
+        }
     }
 
     /// Passes on what the leader has answered.
@@ -402,7 +588,8 @@ impl World {
                 answered.push((waiting.message.clone(), result));
                 false
             }
-            Err(_) => true,
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Closed) => false,
         });
         self.nodes[number].waiting = waiting;
         for (message, result) in answered {
@@ -432,6 +619,12 @@ impl World {
     }
 
     fn acknowledged(&mut self, number: usize, message: &Message, appended: &Appended) -> Check {
+        if message.is_local() {
+            self.stats.local += 1;
+            self.note(|_| format!("Node({number}) acknowledges {:?} at local", message.records));
+            self.judge.acknowledged_local(&message.records);
+            return Ok(());
+        }
         self.stats.acked += 1;
         self.note(|_| format!("Node({number}) acknowledges {:?}: {appended:?}", message.records));
         for place in appended.placements.iter().filter(|_| !appended.replayed) {

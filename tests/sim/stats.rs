@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::disk::DISK_FAULTS;
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -88,8 +90,19 @@ pub(crate) struct Stats {
     pub(crate) leaders: u64,
     pub(crate) rolls: u64,
     pub(crate) delivered: u64,
-    /// Conditional appends refused for an offset that was not the log's end any more.
-    pub(crate) stale_refusals: u64,
+    /// Conditional appends refused.
+    pub(crate) refusals: u64,
+    /// Appends acknowledged at `local`.
+    pub(crate) local: u64,
+    /// Leaderships that found appends of earlier ones in their journal.
+    pub(crate) with_leftovers: u64,
+    /// Leaders that ended while somebody waited for their journal.
+    pub(crate) lingering: u64,
+    /// Records appended again after everything that knew of them was forgotten.
+    pub(crate) repeats: u64,
+    disk: [u64; DISK_FAULTS.len()],
+    /// Reads by which a leader proved that it leads.
+    pub(crate) proofs: u64,
     faults: [u64; FAULTS.len()],
     rows: [u64; ROWS.len()],
 }
@@ -101,6 +114,12 @@ impl Stats {
 
     pub(crate) fn row(&mut self, row: Row) {
         self.rows[row as usize] += 1;
+    }
+
+    pub(crate) fn add_disk(&mut self, faults: [u64; DISK_FAULTS.len()]) {
+        for (sum, more) in self.disk.iter_mut().zip(faults) {
+            *sum += more;
+        }
     }
 
     pub(crate) fn faults(&self, fault: Fault) -> u64 {
@@ -119,7 +138,13 @@ impl Stats {
         self.leaders += other.leaders;
         self.rolls += other.rolls;
         self.delivered += other.delivered;
-        self.stale_refusals += other.stale_refusals;
+        self.refusals += other.refusals;
+        self.proofs += other.proofs;
+        self.local += other.local;
+        self.with_leftovers += other.with_leftovers;
+        self.lingering += other.lingering;
+        self.repeats += other.repeats;
+        self.add_disk(other.disk);
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
             *sum += more;
         }
@@ -135,9 +160,17 @@ impl fmt::Display for Stats {
         writeln!(f, "{} steps, {hours:.0} simulated hours, {} requests", self.steps, self.requests)?;
         writeln!(
             f,
-            "{} leaderships, {} acknowledged appends, {} records delivered, {} rolls, {} stale refusals",
-            self.leaders, self.acked, self.delivered, self.rolls, self.stale_refusals
+            "{} leaderships, {} acknowledged appends, {} records delivered, {} rolls, {} refusals, {} proofs",
+            self.leaders, self.acked, self.delivered, self.rolls, self.refusals, self.proofs
         )?;
+        writeln!(
+            f,
+            "{} appends acknowledged at local, {} leaderships with leftovers, {} leaders lingered, {} records repeated late",
+            self.local, self.with_leftovers, self.lingering, self.repeats
+        )?;
+        for (fault, count) in DISK_FAULTS.iter().zip(self.disk) {
+            writeln!(f, "  disk {fault:?}: {count}")?;
+        }
         for fault in FAULTS {
             writeln!(f, "  fault {fault:?}: {}", self.faults(fault))?;
         }

@@ -14,6 +14,7 @@ use crate::check::{Check, Judge, violation};
 use crate::client::{Client, Message};
 use crate::compactor::{Compactor, Sweeper};
 use crate::config::{Config, HOUR, MILLI, MINUTE, Micros, SECOND};
+use crate::disk::DiskConfig;
 use crate::node::Node;
 use crate::reader::{Hopper, TailReader};
 use crate::rng::Rng;
@@ -71,6 +72,8 @@ pub(crate) enum Wake {
     Turn,
     /// A leader freezes what waits.
     Flush,
+    /// The journal's thread takes a turn.
+    Journal,
     /// A request is sent (again), under the number of its call.
     Send(u64),
     /// A client's attempt had no answer.
@@ -126,6 +129,8 @@ pub(crate) struct World {
     pub(crate) hopper: Hopper,
     burst_until: Micros,
     outage_until: Micros,
+    /// No client begins anything new.
+    pub(crate) clients_rest: bool,
     /// Since when there are no new faults.
     pub(crate) calm_since: Option<Micros>,
     trace: Option<Vec<String>>,
@@ -147,6 +152,9 @@ pub(crate) fn run(seed: u64, traced: bool) -> Run {
     let mut world = World::new(config, rng, traced);
     let result = world.play();
     world.stats.micros = world.now;
+    for disk in world.nodes.iter().filter_map(|node| node.disk.as_ref()) {
+        world.stats.add_disk(disk.get().faults());
+    }
     Run { stats: world.stats, result, trace: world.trace.unwrap_or_default() }
 }
 
@@ -162,7 +170,7 @@ impl World {
             records: 0,
             store: Store::default(),
             stats: Stats::default(),
-            nodes: (0..config.nodes).map(|_| Node::default()).collect(),
+            nodes: (0..config.nodes).map(|number| Node::new(number, &config, &mut rng)).collect(),
             clients,
             readers: (0..config.readers).map(|_| TailReader::new()).collect(),
             compactors: (0..config.compactors).map(|_| Compactor::default()).collect(),
@@ -170,6 +178,7 @@ impl World {
             hopper: Hopper::default(),
             burst_until: 0,
             outage_until: 0,
+            clients_rest: false,
             calm_since: None,
             trace: traced.then(Vec::new),
             config,
@@ -208,14 +217,21 @@ impl World {
             }
             let served = self.judge.acked_since(begun) >= 3;
             let read = self.readers.iter().all(|reader| reader.has_seen(&to_read));
-            if served && read {
+            let missing = self.judge.missing_local();
+            if served && read && missing.is_none() {
                 break;
+            }
+            // Whoever still has something in a journal need not run after the log's end.
+            self.clients_rest = served && read;
+            if self.now > bound && served && read {
+                return violation("I1", format!("{missing:?} was acknowledged at local and is lost"));
             }
             if self.now > bound {
                 let acked = self.judge.acked_since(begun);
                 return violation("liveness", format!("acknowledged: {acked}, readers at the end: {read}"));
             }
         }
+        self.stats.repeats = self.judge.repeats;
         self.judge.all_acked_are_there(&self.store)
     }
 
@@ -224,6 +240,9 @@ impl World {
         self.config.calm();
         self.calm_since = Some(self.now);
         (self.burst_until, self.outage_until) = (0, 0);
+        self.nodes.iter().filter_map(|node| node.disk.as_ref()).for_each(|disk| {
+            disk.get().config = DiskConfig::default();
+        });
         (0..self.readers.len()).for_each(|reader| self.reader_goes_on(reader));
         let (now, stay) = (self.now, self.config.zombies_stay);
         for number in 0..self.nodes.len() {
@@ -422,6 +441,7 @@ impl World {
         let (answer, changed) = self.store.apply(op);
         self.trace_land(op, &answer, changed);
         self.observe(op, &answer, changed);
+        self.judge.now = self.now;
         self.judge.changed(&self.store, changed)?;
         let Some((to, call)) = reply else { return Ok(()) };
         let back = self.rng.between(5 * MILLI, 50 * MILLI);
