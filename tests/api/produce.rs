@@ -240,3 +240,19 @@ async fn a_body_without_end_is_stored_whenever_it_pauses() {
     let answer = request.await.expect("no panic").expect("an answer").expect(201).json();
     assert_eq!(answer["count"], 3, "{answer}");
 }
+
+#[tokio::test]
+async fn curl_uploads_lines_with_put() {
+    let server = Server::start().await;
+    server.create_topic("logs", json!({})).await;
+    let folder = tempfile::tempdir().expect("the temporary folder can be written");
+    let file = folder.path().join("app.log");
+    std::fs::write(&file, "one\ntwo\n").expect("it can be written");
+    let url = format!("{}/v1/topics/logs/records?format=lines", server.url());
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sS", "--fail", "-T", "-", &url]).stdin(std::fs::File::open(&file).expect("it was written"));
+    let output = curl.output().expect("curl runs");
+    assert!(output.status.success(), "{output:?}");
+    let values: Vec<_> = server.read_all("/v1/topics/logs/records").await;
+    assert_eq!(values.iter().map(|record| &record["value"]).collect::<Vec<_>>(), ["one", "two"]);
+}

@@ -133,7 +133,7 @@ impl Asker {
     fn of(request: &Request) -> Self {
         let headers = request.headers();
         let wants_events = request.method() == Method::GET && read::wants_events(headers);
-        let last_id = wants_events.then(|| headers.get("last-event-id")?.to_str().ok().map(str::to_owned));
+        let last_id = wants_events.then(|| read::place_sent(headers, request.uri()));
         Self { wants_events, last_id: last_id.flatten() }
     }
 

@@ -70,7 +70,7 @@ fn api() -> OpenApiRouter<App> {
 
 /// Returns the OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    api().split_for_parts().1
+    docs::name_twins(api().split_for_parts().1)
 }
 
 /// Returns the whole service of a node: the routes, with or without a trailing slash.
@@ -116,7 +116,7 @@ fn router(node: Arc<Node>) -> Router {
     let cors = cors::layer(&node.cors_origins);
     let (routes, document) = api().split_for_parts();
     let router = routes
-        .merge(docs::router(document))
+        .merge(docs::router(docs::name_twins(document)))
         .fallback(|uri: Uri| async move { no_such_path(&uri) })
         .method_not_allowed_fallback(
             |method: Method, uri: Uri| async move { method_not_allowed(&method, &uri) },

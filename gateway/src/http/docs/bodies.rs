@@ -69,12 +69,21 @@ impl IntoResponses for ProduceReceipts {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let receipt = || of_schema(&ProduceReceipt::name(), receipt_example());
         let new = ResponseBuilder::new()
-            .description("stored: where the records are")
+            .description(
+                "stored, now or by an earlier request with the same `Idempotency-Key`: where the records are",
+            )
+            .header(
+                "Idempotency-Replayed",
+                header(Type::Boolean, "true for the first answer again", json!(true)),
+            )
             .content("application/json", receipt())
             .build();
         let replayed = ResponseBuilder::new()
-            .description("stored before under the same name: the first answer again")
-            .header("Idempotency-Replayed", header(Type::Boolean, "true", json!(true)))
+            .description("stored before by the same producer, or nothing to store: an empty batch")
+            .header(
+                "Idempotency-Replayed",
+                header(Type::Boolean, "true where it was stored before", json!(true)),
+            )
             .content("application/json", receipt())
             .build();
         responses([(StatusCode::CREATED, new), (StatusCode::OK, replayed)])

@@ -39,6 +39,17 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
     Base::openapi()
 }
 
+/// Gives an operation that answers to POST and PUT a name for each, since names are unique.
+pub(super) fn name_twins(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    for item in document.paths.paths.values_mut() {
+        let posted = item.post.as_ref().and_then(|operation| operation.operation_id.clone());
+        if let Some(put) = item.put.as_mut().filter(|put| put.operation_id == posted) {
+            put.operation_id = posted.map(|name| format!("{name}_by_put"));
+        }
+    }
+    document
+}
+
 pub(super) fn router(document: utoipa::openapi::OpenApi) -> Router<App> {
     SwaggerUi::new("/docs").url("/openapi.json", document).into()
 }

@@ -66,6 +66,9 @@ pub fn produce_format(headers: &HeaderMap, format: Option<&str>) -> Result<Produ
         Some("application/vnd.forebay.records+x-ndjson") => Some(ProduceFormat::RecordsNdjson),
         Some("application/cloudevents+json") => Some(ProduceFormat::Events(EventDocument::One)),
         Some("application/cloudevents-batch+json") => Some(ProduceFormat::Events(EventDocument::Batch)),
+        Some(other) if other.starts_with("application/cloudevents") => {
+            return Err(Problem::new(Code::UnsupportedMediaType, "CloudEvents are taken as JSON"));
+        }
         _ => None,
     };
     let structured = matches!(by_type, Some(ProduceFormat::Events(_)));

@@ -3,7 +3,7 @@
 use axum::body::to_bytes;
 use axum::extract::Request;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::http::extract::{body_too_large, stuck_body};
 use crate::http::problem::{Code, Problem};
@@ -25,6 +25,10 @@ pub async fn json_body(
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if !JSON.iter().chain(also).any(|known| *known == essence) {
         return Err(Problem::new(Code::UnsupportedMediaType, "the body must be application/json"));
+    }
+    let coding = request.headers().get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    if coding.is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")) {
+        return Err(Problem::new(Code::UnsupportedMediaType, "the body must not be compressed"));
     }
     let body = tokio::time::timeout(limits::BODY_IDLE_MAX, to_bytes(request.into_body(), limit_bytes)).await;
     let body = body.map_err(|_| stuck_body())?.map_err(|_| body_too_large(limit_bytes))?;

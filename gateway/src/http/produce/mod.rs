@@ -62,14 +62,14 @@ struct NewRecordObject {
     partition: Option<u16>,
 }
 
-/// Appends records to a topic and answers where they are.
+/// Appends records to a topic and answers where they are. PUT does the same, for `curl -T`.
 ///
 /// The body is one record; or one record per line (`application/x-ndjson`, `format=lines`); or record objects
 /// (`application/vnd.forebay.records+json`, `…+x-ndjson`); or CloudEvents (`application/cloudevents+json`,
 /// `application/cloudevents-batch+json`, or the data alone, with attributes in headers `ce-<name>`). Up to 10,000
 /// records of together 4 MiB are all or nothing per shard; larger bodies of lines are applied in such units, in order,
 /// as they arrive.
-#[utoipa::path(post, path = super::paths::RECORDS, tag = "records", params(TopicPath,
+#[utoipa::path(method(post, put), path = super::paths::RECORDS, tag = "records", params(TopicPath,
     ("partition" = Option<u16>, Query, maximum = 511, example = 0,
         description = "partition of the records; also the header `Forebay-Partition`"),
     ProduceParameters, ProduceHeaders, IdempotencyHeaders),
@@ -91,7 +91,7 @@ pub(super) async fn produce(
 }
 
 /// Appends records to one partition of a topic; with `If-Match: "<next offset>"` only if it ends there.
-#[utoipa::path(post, path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
+#[utoipa::path(method(post, put), path = super::paths::PARTITION_RECORDS, tag = "records", params(PartitionPath,
     ("If-Match" = Option<String>, Header, pattern = "^\"[0-9]{1,19}\"$", example = "\"17\"",
         description = "the partition's next offset, quoted"),
     ProduceParameters, ProduceHeaders, IdempotencyHeaders),

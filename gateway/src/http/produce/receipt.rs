@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::cursor::{Cursor, Position, TopicCursor};
 use crate::http::produce::args::ProduceArgs;
 use crate::http::wire::record_out::format_timestamp;
-use crate::produce::{Produced, RecordPlace, Run};
+use crate::produce::{Idempotency, Produced, RecordPlace, Run};
 
 /// Where one record is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -78,7 +78,10 @@ pub(super) fn receipt(args: &ProduceArgs, produced: &Produced, count: u64) -> Re
     if !provisional {
         receipt.cursor = Some(cursor(&args.topic.epoch, &produced.runs).to_string());
     }
-    let status = if produced.replayed { StatusCode::OK } else { StatusCode::CREATED };
+    // A request's first answer comes again as it was; a producer hears that nothing was created.
+    let duplicate =
+        produced.replayed && matches!(args.options.idempotency, Some(Idempotency::Producer { .. }));
+    let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
     let mut response = (status, axum::Json(receipt)).into_response();
     if produced.replayed {
         let name = HeaderName::from_static("idempotency-replayed");

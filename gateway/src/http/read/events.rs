@@ -387,5 +387,6 @@ pub(super) fn problem_as_events(problem: &[u8], last_id: Option<&str>, retry: Du
     let mut response = out.freeze().into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }

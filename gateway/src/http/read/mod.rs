@@ -20,12 +20,13 @@ use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
 use crate::budget::Grant;
+use crate::cursor::Cursor;
 use crate::fetch::{PageEnd, PageLimit};
 use crate::http::App;
 use crate::http::docs::bodies::RecordPages;
 use crate::http::docs::parameters::{ReadHeaders, ReadParameters};
 use crate::http::docs::problems::ReadProblems;
-use crate::http::extract::{PartitionPath, Representation, TopicPath, content_coding, negotiate};
+use crate::http::extract::{PartitionPath, Query, Representation, TopicPath, content_coding, negotiate};
 use crate::http::problem::{Code, Problem};
 use crate::limits;
 
@@ -216,6 +217,15 @@ async fn news(app: &App, args: &mut ReadArgs, deadline: Instant) -> Result<bool,
 /// Tells whether a read with these headers would be answered with events.
 pub(super) fn wants_events(headers: &HeaderMap) -> bool {
     negotiate(headers, &OFFERED).is_ok_and(|chosen| chosen == Representation::EventStream)
+}
+
+/// Returns the cursor that a request for events was sent with, wherever it was.
+pub(super) fn place_sent(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    let header = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let query = Query::parse(uri.query(), &["*"]).unwrap_or_default();
+    let places = ["last_event_id", "lastEventId", "after"].into_iter().filter_map(|name| query.text(name));
+    let sent = header.into_iter().chain(places).find(|text| text.parse::<Cursor>().is_ok());
+    sent.map(str::to_owned)
 }
 
 /// Answers a refused request for events as an event, with the id that the client sent.

@@ -50,7 +50,7 @@ async fn a_mistake_behind_a_unit_names_its_line_and_what_is_stored_and_a_retry_c
         json!([{"partition": 0, "base_offset": 0, "count": 10_001}]),
         "{receipt}"
     );
-    let again = send(two_units()).await.expect(200);
+    let again = send(two_units()).await.expect(201);
     assert_eq!(again.headers["idempotency-replayed"], "true");
     assert_eq!(again.json()["cursor"], receipt["cursor"]);
     let refused = send(two_units().replacen('0', "1", 1)).await.expect(422).json();
@@ -547,7 +547,7 @@ async fn a_retry_gets_the_first_answer_again() {
     };
     let first = send().await.expect(201);
     clock.set(Timestamp::from_millis(60_000));
-    assert_eq!(send().await.expect(200).json(), first.json());
+    assert_eq!(send().await.expect(201).json(), first.json());
 }
 
 #[tokio::test]

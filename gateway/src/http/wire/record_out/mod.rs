@@ -88,7 +88,7 @@ where
 }
 
 /// Tells whether a record declares a content type that is not JSON.
-fn declares_text<'a>(mut headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> bool {
+pub(super) fn declares_text<'a>(mut headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> bool {
     let content_type = headers.find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE));
     content_type.and_then(|(_, value)| value).is_some_and(|value| !is_json_type(value))
 }
@@ -105,10 +105,13 @@ fn write_value(out: &mut BytesMut, value: Option<&[u8]>, declared_text: bool) {
         out.extend_from_slice(b",\"value\":null");
         return;
     };
-    if !declared_text && validate_json(value).is_ok() {
+    let is_null = value.trim_ascii() == b"null";
+    if !declared_text && !is_null && validate_json(value).is_ok() {
         out.extend_from_slice(b",\"value\":");
         write_on_one_line(out, value);
-    } else if let Ok(text) = std::str::from_utf8(value) {
+    } else if let Ok(text) = std::str::from_utf8(value)
+        && (declared_text || !is_null)
+    {
         out.extend_from_slice(b",\"value\":");
         write_string(out, text);
     } else {

@@ -4,7 +4,8 @@
 //! {"key": "u1", "value": {"id": 7}, "headers": {"trace": "a1"}, "timestamp": "2024-06-01T10:00:00Z", "partition": 2}
 //! ```
 //!
-//! - `value` is any JSON text and is stored byte for byte as sent, a string with its quotes; `null` is a tombstone.
+//! - `value` is any JSON text and is stored byte for byte as sent, a string with its quotes; `null` is a tombstone. Of a
+//!   string whose record has a `content-type` that is not JSON, the text is stored: so a page reads it.
 //!   `value_base64` gives other bytes. One of the two must be there.
 //! - `key` is a string, of which the text is stored, or `null`; `key_base64` gives other bytes.
 //! - `headers` is an object, or a list of `[name, value]` where names repeat. A header's value is a string, `null`, or
@@ -13,6 +14,7 @@
 //! - An unknown or repeated field is an error: a typo must not silently drop a key.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -21,13 +23,14 @@ use bytes::Bytes;
 use forebay_log::limits::{PARTITIONS_MAX, RECORD_HEADERS_MAX, UNIT_RECORDS_MAX};
 use forebay_log::model::{Header, PartitionId, Record, Timestamp};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::http::extract::parse_time;
 use crate::http::problem::{Code, Problem};
 use crate::http::wire::ndjson::{JsonError, check_depth, json_error, not_utf8};
-use crate::http::wire::record_out::{TIMESTAMP_MAX, TIMESTAMP_MIN};
+use crate::http::wire::record_out::{TIMESTAMP_MAX, TIMESTAMP_MIN, declares_text};
 
 /// Base64 with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -85,7 +88,7 @@ impl RecordError {
 /// # Errors
 /// [`RecordError`] with the first fault; no record is usable then.
 pub fn parse_records(body: &Bytes, now: Timestamp) -> Result<Vec<RecordIn>, RecordError> {
-    let document: Document<'_> = parse(body)?;
+    let Object::<Document<'_>>(document) = parse(body)?;
     if document.records.overflow {
         return Err(RecordError::TooMany);
     }
@@ -98,7 +101,7 @@ pub fn parse_records(body: &Bytes, now: Timestamp) -> Result<Vec<RecordIn>, Reco
 /// # Errors
 /// [`RecordError`].
 pub fn parse_record(line: &Bytes, now: Timestamp) -> Result<RecordIn, RecordError> {
-    let entry: Entry<'_> = parse(line)?;
+    let Object::<Entry<'_>>(entry) = parse(line)?;
     entry.into_record(line, now).map_err(|fault| fault.at(0))
 }
 
@@ -119,6 +122,29 @@ pub(super) fn parse_json<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, J
 struct Document<'a> {
     #[serde(borrow)]
     records: Entries<'a>,
+}
+
+/// An object, and nothing but one: without it a list would do, member by member.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData)).map(Self)
+    }
 }
 
 /// The list of records, cut off at its limit so that small objects cannot fill the memory.
@@ -175,20 +201,27 @@ impl Entry<'_> {
                 return Err(Fault { field: "key_base64", reason: "cannot stand beside key" });
             }
         };
+        let headers = self.headers.map_or_else(Vec::new, |headers| headers.0);
         let value = match (self.value, self.value_base64) {
             (None, None) => return Err(Fault { field: "value", reason: "is missing; null is a tombstone" }),
             (Some(raw), None) if raw.get() == "null" => None,
-            (Some(raw), None) => Some(body.slice_ref(raw.get().as_bytes())),
+            (Some(raw), None) => {
+                let text = if declares_text(pairs(&headers)) { string_text(raw, body) } else { None };
+                Some(text.unwrap_or_else(|| body.slice_ref(raw.get().as_bytes())))
+            }
             (None, Some(raw)) => Some(base64_string(raw, "value_base64")?),
             (Some(_), Some(_)) => {
                 return Err(Fault { field: "value_base64", reason: "cannot stand beside value" });
             }
         };
         let timestamp = self.timestamp.map_or(Ok(now), timestamp)?;
-        let headers = self.headers.map_or_else(Vec::new, |headers| headers.0);
         let partition = self.partition.map(partition).transpose()?;
         Ok(RecordIn { record: Record { key, value, headers, timestamp }, partition })
     }
+}
+
+fn pairs(headers: &[Header]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    headers.iter().map(|header| (header.name.as_ref(), header.value.as_deref()))
 }
 
 /// Returns the text of a JSON string, as a slice of the body where nothing in it is escaped.
@@ -243,7 +276,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
                 let mut list = Vec::new();
                 while list.len() < UNIT_RECORDS_MAX {
                     match seq.next_element()? {
-                        Some(entry) => list.push(entry),
+                        Some(Object(entry)) => list.push(entry),
                         None => return Ok(Entries { list, overflow: false }),
                     }
                 }
