@@ -177,6 +177,11 @@ pub const PARTITIONS_REFRESH: Duration = Duration::from_secs(1);
 
 // ---- the process ----
 
+/// Times that a store on S3 is probed at a start before it is given up, when it fails while it is probed.
+pub const PROBE_ATTEMPTS_MAX: u32 = 8;
+/// Pause between two of them.
+pub const PROBE_PAUSE: Duration = Duration::from_millis(250);
+
 /// Longest a graceful stop takes.
 pub const STOP_MAX: Duration = Duration::from_secs(9);
 /// Topics answered on one page of the list.

@@ -11,7 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = match Command::from_process() {
-        Ok(Command::Serve(config)) => serve(config),
+        Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Openapi) => print_openapi(),
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => Err(error.into()),

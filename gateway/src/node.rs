@@ -12,7 +12,7 @@ use forebay_log::journal::{Frame, Journal, JournalOptions, Replay};
 use forebay_log::keys::Keys;
 use forebay_log::model::{ClusterId, NodeId, Offset, PartitionId, ShardId, Topic, TopicName, TopicPartition};
 use forebay_log::shard::{LeaderOptions, Shard, ShardStore, SharedJournal, Signals, TruncateError};
-use forebay_log::store::{FolderLock, Store, StoreUrl, Swap};
+use forebay_log::store::{FolderLock, Path as StorePath, ProbeError, Revision, Store, StoreUrl, Swap};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -74,17 +74,18 @@ impl Node {
     /// Whatever keeps the node from serving safely, in words for the operator.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>, seed: u64) -> anyhow::Result<Arc<Self>> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let persistent = matches!(config.store, StoreUrl::File(_));
+        let persistent = config.store != StoreUrl::Memory;
         let lock = persistent.then(|| lock_data_dir(&config.data_dir)).transpose()?;
         let id = if persistent { node_id(&config.data_dir, &mut rng)? } else { NodeId::random(&mut rng) };
-        let store = Store::open(&config.store).await.context("cannot open the store")?;
+        let store = Store::open_with(&config.store, &config.s3).await.context("cannot open the store")?;
+        let keys = Keys::new(config.store.prefix());
         if !store.is_exclusive() {
-            store.probe(&mut rng).await.context("the store is not fit for use")?;
+            let probed = probe(&store, &keys, &mut rng).await;
+            probed.with_context(|| format!("the store {} is not fit for use", config.store))?;
         }
-        let keys = Keys::new("");
-        let cluster = open_cluster(&store, &keys, id, config.shards, &mut rng).await?;
+        let cluster = open_cluster(&store, &keys, id, config, &mut rng).await?;
         let (journal, replay) = match persistent {
-            true => open_journal(config, cluster.id)
+            true => open_journal(config, cluster.id, store.is_exclusive())
                 .await
                 .map(|(journal, replay)| (Some(journal), Some(replay)))?,
             false => (None, None),
@@ -263,17 +264,32 @@ fn write_synced(dir: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::File::open(parent)?.sync_all()
 }
 
+/// Probes the store, again when it fails in the middle of it.
+async fn probe(store: &Store, keys: &Keys, rng: &mut StdRng) -> Result<(), ProbeError> {
+    for _ in 1..limits::PROBE_ATTEMPTS_MAX {
+        match store.probe(&keys.probes(), rng).await {
+            Err(ProbeError::Store(error)) if error.is_retriable() => {
+                tracing::warn!(%error, "the store could not be probed; trying again");
+            }
+            probed => return probed,
+        }
+        tokio::time::sleep(limits::PROBE_PAUSE).await;
+    }
+    store.probe(&keys.probes(), rng).await
+}
+
 /// Reads the cluster's root, or creates it.
 async fn open_cluster(
     store: &Store,
     keys: &Keys,
     node: NodeId,
-    shards: u16,
+    config: &Config,
     rng: &mut StdRng,
 ) -> anyhow::Result<ClusterFile> {
     let key = keys.cluster();
     if store.read_register(&key).await?.is_none() {
-        let fresh = ClusterFile::new(ClusterId::random(rng), shards, CoordinatorKind::Embedded { node });
+        let fresh =
+            ClusterFile::new(ClusterId::random(rng), config.shards, CoordinatorKind::Embedded { node });
         match store.swap(&key, None, fresh.encode()?).await.context("cannot create the cluster")? {
             Swap::Swapped(_) | Swap::Conflict => {}
         }
@@ -282,9 +298,16 @@ async fn open_cluster(
     let cluster = ClusterFile::decode(&found.body).context("cannot read the cluster's root")?;
     match &cluster.coordinator {
         CoordinatorKind::Embedded { node: owner } if *owner == node => Ok(cluster),
-        CoordinatorKind::Embedded { node: owner } => bail!(
+        CoordinatorKind::Embedded { node: owner } if config.replace_node == Some(*owner) => {
+            replace_owner(store, &key, found.revision, cluster, node).await
+        }
+        CoordinatorKind::Embedded { node: owner } if store.is_exclusive() => bail!(
             "the store belongs to another node: {owner}, this one is {node}; a store without a Redis coordinator \
              serves the one data folder it was created with"
+        ),
+        CoordinatorKind::Embedded { node: owner } => bail!(
+            "the store belongs to another node: {owner}, this one is {node}; a store without a Redis coordinator \
+             serves one node; if the data folder of the other is lost, take its place with --replace-node {owner}"
         ),
         CoordinatorKind::Redis {} => {
             bail!("the cluster is coordinated by Redis, which this release cannot use")
@@ -292,11 +315,43 @@ async fn open_cluster(
     }
 }
 
-async fn open_journal(config: &Config, cluster: ClusterId) -> anyhow::Result<(SharedJournal, Replay)> {
+/// Makes this node the one that the cluster's root names, instead of one whose data folder is lost. No harm comes from
+/// it if that node still runs: this one's EPOCHs end its leaderships, and what it acknowledged at `object` is stored.
+async fn replace_owner(
+    store: &Store,
+    key: &StorePath,
+    revision: Revision,
+    mut cluster: ClusterFile,
+    node: NodeId,
+) -> anyhow::Result<ClusterFile> {
+    cluster.version += 1;
+    let owner = std::mem::replace(&mut cluster.coordinator, CoordinatorKind::Embedded { node });
+    match store.swap(key, Some(&revision), cluster.encode()?).await.context("cannot replace the node")? {
+        Swap::Swapped(_) => {
+            tracing::warn!(?owner, %node, "this node takes the place of the one that the store belonged to");
+            Ok(cluster)
+        }
+        Swap::Conflict => bail!("another node changed the cluster's root just now; start again"),
+    }
+}
+
+/// Opens the journal. Where others may write the store, the leaders take over what it holds, all of it, and nothing is
+/// left to replay.
+async fn open_journal(
+    config: &Config,
+    cluster: ClusterId,
+    exclusive: bool,
+) -> anyhow::Result<(SharedJournal, Replay)> {
     let mut options = JournalOptions::new(config.data_dir.join("journal"), cluster);
     options.bytes_max = config.journal_bytes;
-    let (journal, replay) = Journal::open(options).await.context("cannot open the journal")?;
-    Ok((SharedJournal::new(journal), replay))
+    let (journal, mut replay) = Journal::open(options).await.context("cannot open the journal")?;
+    let journal = SharedJournal::new(journal);
+    if exclusive {
+        return Ok((journal, replay));
+    }
+    let adopting =
+        tokio::task::spawn_blocking(move || journal.adopt(&mut replay).map(|()| (journal, replay)));
+    adopting.await?.context("cannot read the journal")
 }
 
 /// Brings back what the journal holds and the store does not.

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
 use forebay_log::clock::{Clock, SystemClock};
 use forebay_log::model::{Record, Timestamp, Topic};
-use forebay_log::store::StoreUrl;
+use forebay_log::store::{S3Options, StoreUrl};
 use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 use tower::ServiceExt as _;
@@ -50,6 +50,8 @@ fn config(data_dir: PathBuf, store: StoreUrl, shards: u16) -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         data_dir,
         store,
+        s3: S3Options::default(),
+        replace_node: None,
         shards,
         flush_linger: Duration::from_millis(10),
         journal_bytes: 1 << 30,

@@ -31,6 +31,11 @@ impl Keys {
         self.child("cluster.json")
     }
 
+    /// Returns the folder that a store is probed in.
+    pub fn probes(&self) -> Path {
+        self.child("probe")
+    }
+
     /// Returns the register with all topics.
     pub fn topics(&self) -> Path {
         self.child("meta/topics.json")

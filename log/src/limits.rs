@@ -114,6 +114,19 @@ pub const STORE_ATTEMPTS_MAX: u32 = 6;
 /// Keys of one listing. A longer one is continued after its last key.
 pub const LIST_KEYS_MAX: usize = 100_000;
 
+// ---- S3 ----
+
+/// Longest wait for a connection to S3.
+pub const S3_CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Times a read, a listing or a delete on S3 is sent again. Conditional writes never are.
+pub const S3_READ_RETRIES_MAX: usize = 4;
+/// Longest pause between two of them.
+pub const S3_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Time after which none is sent again.
+pub const S3_RETRY_TIME_MAX: Duration = Duration::from_secs(10);
+/// Characters of the prefix in an `s3:` URL: S3 takes names of 1,024, and those below the prefix take up to 400.
+pub const S3_PREFIX_LEN_MAX: usize = 512;
+
 // ---- the journal ----
 
 /// Bytes of one journal file before the next is begun.

@@ -192,7 +192,7 @@ async fn a_retry_with_the_same_key_is_stored_once() {
     let sent = json!([event("1", &json!({"partitionkey": "a"})), event("2", &json!({"partitionkey": "b"}))]);
     let call = || server.post(RECORDS).header("content-type", BATCH).header("idempotency-key", "k1");
     let first = call().body(sent.to_string()).await.expect(201).json();
-    let again = call().body(sent.to_string()).await.expect(200);
+    let again = call().body(sent.to_string()).await.expect(201);
     assert_eq!(again.header("idempotency-replayed"), "true");
     assert_eq!(again.json()["records"], first["records"]);
     assert_eq!(read(&server).await.len(), 2);

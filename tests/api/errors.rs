@@ -145,7 +145,7 @@ async fn other_methods_are_problems_that_name_the_allowed_ones() {
     let before = tail(&server).await;
     for (method, path, allowed) in [
         (Method::DELETE, RECORDS, ["GET", "POST"]),
-        (Method::PUT, RECORDS, ["GET", "POST"]),
+        (Method::PATCH, RECORDS, ["GET", "PUT"]),
         (Method::POST, "/v1/topics/orders", ["GET", "PUT"]),
     ] {
         let answer = server.call(method, path).await;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use harness::Server;
+use harness::{Options, SeaweedFs, Server};
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
 use rand::rngs::StdRng;
@@ -35,6 +35,7 @@ const TAIL: &str = "tail";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Case {
+    Paced,
     Single,
     Batch,
     CatchUp,
@@ -50,6 +51,9 @@ struct Args {
     /// The cases to run; all when none is named.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Case>,
+    /// Keeps the log on SeaweedFS, on this machine too, instead of in a folder.
+    #[arg(long)]
+    seaweedfs: bool,
 }
 
 #[tokio::main]
@@ -57,12 +61,19 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let time = Duration::from_secs(args.seconds);
     let runs = |case: Case| args.only.is_empty() || args.only.contains(&case);
-    let server = Server::start().await;
+    let seaweedfs = if args.seaweedfs { Some(SeaweedFs::start().await) } else { None };
+    let server = match &seaweedfs {
+        Some(s3) => Server::start_in_environment(Options::on_s3(&s3.url()), &SeaweedFs::variables()).await,
+        None => Server::start().await,
+    };
     let address = server.url().trim_start_matches("http://").to_owned();
     for topic in ["single", BATCHES, TAIL] {
         server.create_topic(topic, json!({"partitions": 4})).await;
     }
     let mut rows = vec![memory("memory, idle", server.pid())?];
+    if runs(Case::Paced) {
+        rows.push(produce::paced(&address, time).await?);
+    }
     if runs(Case::Single) {
         rows.push(produce::single(&address, time).await?);
     }

@@ -18,6 +18,25 @@ const LINES: usize = 1_000;
 /// Keeps the folder of a long run small: 200 MB of values.
 const BATCHES_MAX: usize = 2_000;
 
+/// Pause between two requests that meet an idle server: longer than any linger.
+const PACE: Duration = Duration::from_millis(300);
+
+/// One record per request, each long after the one before.
+pub(crate) async fn paced(address: &str, time: Duration) -> anyhow::Result<Row> {
+    let body = random_text(&mut StdRng::seed_from_u64(3), VALUE_BYTES);
+    let request = request("POST", "/v1/topics/single/records", "", body.as_bytes());
+    let mut connection = Connection::open(address).await?;
+    let (start, mut latencies) = (Instant::now(), Vec::new());
+    while start.elapsed() < time {
+        tokio::time::sleep(PACE).await;
+        let sent = Instant::now();
+        connection.call(&request).await?;
+        latencies.push(sent.elapsed());
+    }
+    Ok(Row::rate("produce, single records, one each 300 ms", "requests", latencies.len(), start.elapsed())
+        .with_latencies(latencies))
+}
+
 /// One record per request.
 pub(crate) async fn single(address: &str, time: Duration) -> anyhow::Result<Row> {
     let body = random_text(&mut StdRng::seed_from_u64(1), VALUE_BYTES);

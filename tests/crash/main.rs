@@ -2,6 +2,7 @@
 
 mod load;
 mod retry;
+mod s3;
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -32,37 +33,39 @@ async fn server() -> Server {
 
 #[tokio::test]
 async fn kill_9_under_load_loses_repeats_and_reorders_nothing_acknowledged() {
-    survives_kills(server().await, 1).await;
+    survives_kills(&mut server().await, 1, ROUNDS).await;
 }
 
 /// Objects are flushed all the time here, so that kills fall between the journal and the store too.
 #[tokio::test]
 async fn kill_9_while_objects_are_flushed_loses_repeats_and_reorders_nothing_acknowledged() {
     let args = ["--flush-linger", "5ms"].map(Into::into).to_vec();
-    let server = Server::start_with(Options { args }).await;
+    let mut server = Server::start_with(Options { args }).await;
     server.create_topic("load", json!({"partitions": PARTITIONS})).await;
-    survives_kills(server, 2).await;
+    survives_kills(&mut server, 2, ROUNDS).await;
 }
 
-async fn survives_kills(mut server: Server, seed: u64) {
+/// Answers the load, at rest, and the log that was read.
+async fn survives_kills(server: &mut Server, seed: u64, rounds: usize) -> (Load, Log) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut load = Load::new();
     let mut log = Log::default();
-    for round in 0..ROUNDS {
-        load.start(&server);
+    for round in 0..rounds {
+        load.start(server);
         load.acknowledged(random.random_range(1..2000)).await;
         // Not at the very moment of an acknowledgement: this is where in a request the kill falls.
         tokio::time::sleep(Duration::from_micros(random.random_range(0..20_000))).await;
         server.kill9().await;
         load.stop().await;
         server.restart().await;
-        log.read_on(&server).await;
+        log.read_on(server).await;
         log.check(&load, &format!("round {round}"));
     }
     let mut whole = Log::default();
-    whole.read_on(&server).await;
+    whole.read_on(server).await;
     assert!(whole == log, "a read from the start shows another history than the reads of each round");
-    eprintln!("{} acknowledged records survived {ROUNDS} kills, each once and in its place", load.total());
+    eprintln!("{} acknowledged records survived {rounds} kills, each once and in its place", load.total());
+    (load, log)
 }
 
 /// Every request that was not answered is sent again. So is what was answered to a client that had gone.

@@ -1,5 +1,5 @@
-//! What every end-to-end test needs: the real server as a child process, a small HTTP client whose answers check
-//! themselves, a parser for Server-Sent Events, and one way to wait.
+//! What every end-to-end test needs: the real server as a child process, servers that speak S3, a small HTTP client
+//! whose answers check themselves, a parser for Server-Sent Events, and one way to wait.
 //!
 //! Everything here is black box: it knows the HTTP API and the command line, nothing of the crates behind them.
 //! A check that fails panics with the call and its answer, so that tests read as the list of their claims.
@@ -7,6 +7,8 @@
 mod client;
 mod proxy;
 pub mod raw;
+mod s3_server;
+mod seaweed;
 mod server;
 mod sse;
 
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 pub use client::{Answer, Call, Client};
 pub use proxy::CuttingProxy;
+pub use s3_server::{S3Faults, S3Server};
+pub use seaweed::SeaweedFs;
 pub use server::{Options, Server, server_binary};
 pub use sse::{Event, EventParser, EventStream};
 

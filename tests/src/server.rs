@@ -22,6 +22,15 @@ pub struct Options {
     pub args: Vec<OsString>,
 }
 
+impl Options {
+    /// The log below a prefix in the bucket of a server that speaks S3: [`SeaweedFs`](crate::SeaweedFs) or
+    /// [`S3Server`](crate::S3Server).
+    pub fn on_s3(url: &str) -> Self {
+        let args = ["--store", "s3://bucket/team/events", "--s3-endpoint", url, "--s3-region", "us-east-1"];
+        Self { args: args.map(OsString::from).to_vec() }
+    }
+}
+
 /// A running server with a data folder of its own; both are gone when it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -29,6 +38,7 @@ pub struct Server {
     client: Client,
     address: String,
     args: Vec<OsString>,
+    variables: Vec<(String, String)>,
     folder: TempDir,
 }
 
@@ -40,8 +50,15 @@ impl Server {
 
     /// Starts a server, and waits until it is ready.
     pub async fn start_with(options: Options) -> Self {
+        Self::start_in_environment(options, &[]).await
+    }
+
+    /// Starts a server with more environment variables, and waits until it is ready.
+    pub async fn start_in_environment(options: Options, variables: &[(&str, &str)]) -> Self {
         let folder = TempDir::with_prefix("forebay-test-").expect("the temporary folder can be written");
-        let mut child = spawn(folder.path(), "127.0.0.1:0", &options.args);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let variables: Vec<(String, String)> = variables.iter().map(owned).collect();
+        let mut child = spawn(folder.path(), "127.0.0.1:0", &options.args, &variables);
         let log = folder.path().join("log");
         let address = eventually("the server logs its address", || {
             let found = address_in(&log);
@@ -51,7 +68,7 @@ impl Server {
         })
         .await;
         let client = Client::new(&format!("http://{address}"));
-        let mut server = Self { child, client, address, args: options.args, folder };
+        let mut server = Self { child, client, address, args: options.args, variables, folder };
         server.wait_ready().await;
         server
     }
@@ -91,8 +108,27 @@ impl Server {
 
     /// Starts it again on the same port and folder once it has ended, and waits until it is ready.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.folder.path(), &self.address, &self.args);
+        self.child = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
         self.wait_ready().await;
+    }
+
+    /// Starts it again with one more argument of the command line.
+    pub async fn restart_with(&mut self, argument: &str) {
+        self.args.push(argument.into());
+        self.restart().await;
+    }
+
+    /// Starts it again once it has ended, waits until it refuses to run, and answers the end of its log.
+    pub async fn refuses_to_restart(&mut self) -> String {
+        self.child = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
+        let status = in_time("the server refuses to run", self.child.wait()).await;
+        assert!(!status.expect("a child can be waited for").success());
+        tail(&self.folder.path().join("log"))
+    }
+
+    /// Deletes its data folder, as the loss of its machine does.
+    pub fn lose_data(&self) {
+        std::fs::remove_dir_all(self.data_dir()).expect("it is there");
     }
 
     async fn wait_ready(&mut self) {
@@ -142,13 +178,14 @@ fn data_dir(folder: &Path) -> PathBuf {
 }
 
 /// Starts the process; its output goes to a file, because an inherited pipe would outlive a failed test.
-fn spawn(folder: &Path, listen: &str, args: &[OsString]) -> Child {
+fn spawn(folder: &Path, listen: &str, args: &[OsString], variables: &[(String, String)]) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log"));
     let log = log.expect("the temporary folder can be written");
     Command::new(server_binary())
         .args(["serve", "--listen", listen, "--data-dir"])
         .arg(data_dir(folder))
         .args(args)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a file handle can be cloned"))
         .stderr(log)
@@ -157,10 +194,10 @@ fn spawn(folder: &Path, listen: &str, args: &[OsString]) -> Child {
         .expect("the server can be started")
 }
 
-/// The first `127.0.0.1:PORT` of a URL in the log.
+/// Where the server says that it listens.
 fn address_in(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).ok()?;
-    let (_, rest) = text.split_once("http://127.0.0.1:")?;
+    let (_, rest) = text.split_once("listening on http://127.0.0.1:")?;
     let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
     let ended = rest.len() > port.len();
     (ended && port != "0" && !port.is_empty()).then(|| format!("127.0.0.1:{port}"))

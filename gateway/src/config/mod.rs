@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use forebay_log::limits;
-use forebay_log::store::StoreUrl;
+use forebay_log::model::NodeId;
+use forebay_log::store::{S3Options, StoreUrl};
 
 use crate::limits::{CONNECTIONS_DEFAULT, REQUESTS_DEFAULT, STREAMS_DEFAULT};
 
@@ -76,7 +77,7 @@ struct Environment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Run the node.
-    Serve(Config),
+    Serve(Box<Config>),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -90,9 +91,13 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the log is kept.
     pub store: StoreUrl,
+    /// How it is reached, if it is on S3.
+    pub s3: S3Options,
+    /// The node whose place this one takes, if the store still belongs to it.
+    pub replace_node: Option<NodeId>,
     /// Shards of the cluster; read only when the cluster is created.
     pub shards: u16,
-    /// Longest wait of accepted records before they are flushed from the journal to the store.
+    /// Longest wait of accepted records before they are flushed to the store.
     pub flush_linger: Duration,
     /// Journal bytes past which appends are refused.
     pub journal_bytes: u64,
@@ -123,6 +128,9 @@ pub enum ConfigError {
     /// The file is not TOML, or has an unknown key or a wrong value.
     #[error("config file {}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
+    /// An option of S3 for a store elsewhere, which would be in vain.
+    #[error("{option} is for a store of s3:, this one is {store}")]
+    NotOnS3 { option: &'static str, store: StoreUrl },
     /// Reachable from outside, without credentials, and not on purpose.
     #[error(
         "refusing to listen on {listen} without credentials: everyone who reaches it could read and write every \
@@ -160,7 +168,7 @@ impl Command {
             None => Options::default(),
         };
         let options = flags.options.or(env.options).or(file);
-        Config::from_options(options).map(Self::Serve)
+        Config::from_options(options).map(|config| Self::Serve(Box::new(config)))
     }
 }
 
@@ -171,12 +179,32 @@ impl Config {
             return Err(ConfigError::Exposed { listen });
         }
         let data_dir = options.data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
+        let store = options.store.unwrap_or_else(|| StoreUrl::File(data_dir.join("store")));
+        let on_s3 = matches!(store, StoreUrl::S3 { .. });
+        let s3 = S3Options {
+            endpoint: options.s3_endpoint,
+            region: options.s3_region,
+            path_style: options.s3_path_style.unwrap_or(false),
+            keys: None,
+        };
+        let in_vain = [
+            ("--s3-endpoint", s3.endpoint.is_some()),
+            ("--s3-region", s3.region.is_some()),
+            ("--s3-path-style", s3.path_style),
+            ("--replace-node", options.replace_node.is_some()),
+        ];
+        if let Some((option, _)) = in_vain.into_iter().find(|(_, given)| *given && !on_s3) {
+            return Err(ConfigError::NotOnS3 { option, store });
+        }
+        let linger = if on_s3 { limits::FLUSH_LINGER } else { limits::FLUSH_LINGER_EXCLUSIVE };
         Ok(Self {
             listen,
-            store: options.store.unwrap_or_else(|| StoreUrl::File(data_dir.join("store"))),
+            store,
+            s3,
+            replace_node: options.replace_node,
             data_dir,
             shards: options.shards.map_or(SHARDS_DEFAULT, |shards| shards.0),
-            flush_linger: options.flush_linger.map_or(limits::FLUSH_LINGER_EXCLUSIVE, |linger| linger.0),
+            flush_linger: options.flush_linger.map_or(linger, |linger| linger.0),
             journal_bytes: options.journal_bytes.map_or(limits::JOURNAL_BYTES_MAX, |bytes| bytes.0),
             auth: options.auth.unwrap_or_default(),
             cors_origins: options.cors_origins.unwrap_or_default(),
@@ -188,12 +216,24 @@ impl Config {
     }
 }
 
-/// One setting a line, named as in the file. Settings that are secret would be masked here; none is today.
+/// One setting a line, named as in the file. None is secret: credentials are not settings.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "listen = \"{}\"", self.listen)?;
         writeln!(f, "data-dir = {:?}", self.data_dir)?;
         writeln!(f, "store = {:?}", self.store.to_string())?;
+        if let Some(endpoint) = &self.s3.endpoint {
+            writeln!(f, "s3-endpoint = \"{endpoint}\"")?;
+        }
+        if let Some(region) = &self.s3.region {
+            writeln!(f, "s3-region = {region:?}")?;
+        }
+        if self.s3.path_style {
+            writeln!(f, "s3-path-style = true")?;
+        }
+        if let Some(node) = self.replace_node {
+            writeln!(f, "replace-node = \"{node}\"")?;
+        }
         writeln!(f, "shards = {}", self.shards)?;
         writeln!(f, "flush-linger = \"{}\"", humantime::format_duration(self.flush_linger))?;
         writeln!(f, "journal-bytes = \"{}\"", ByteSize(self.journal_bytes))?;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use forebay_log::store::StoreUrl;
+use forebay_log::model::NodeId;
+use forebay_log::store::{S3Endpoint, StoreUrl};
 
 use super::origins::CorsOrigins;
 use super::types::{Auth, ByteSize, Concurrency, Linger, LogFormat, Shards};
@@ -26,11 +27,40 @@ pub(super) struct Options {
     #[arg(long, value_name = "FOLDER")]
     pub(super) data_dir: Option<PathBuf>,
 
-    /// Where the log is kept: file:FOLDER or memory: [default: file:DATA_DIR/store].
+    /// Where the log is kept: file:FOLDER, s3://BUCKET/PREFIX or memory: [default: file:DATA_DIR/store].
     ///
-    /// memory: forgets everything at the end of the process. [env: FOREBAY_STORE]
+    /// The bucket has to exist; credentials come from AWS_ACCESS_KEY_ID and its companions, a web identity, or the
+    /// metadata service of a container or an instance. memory: forgets everything at the end of the process.
+    /// [env: FOREBAY_STORE]
     #[arg(long, value_name = "URL")]
     pub(super) store: Option<StoreUrl>,
+
+    /// Server that speaks S3, for a store of s3: [default: AWS_ENDPOINT_URL, or Amazon's in the region].
+    ///
+    /// Plain http is spoken only where it says http://. [env: FOREBAY_S3_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    pub(super) s3_endpoint: Option<S3Endpoint>,
+
+    /// Region of the bucket, for a store of s3: [default: AWS_REGION, or us-east-1].
+    ///
+    /// [env: FOREBAY_S3_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub(super) s3_region: Option<String>,
+
+    /// Names the bucket in the path of requests, not in the host name, for a store of s3: [default: false].
+    ///
+    /// An endpoint that is an IP address and a bucket with a dot in its name get it anyway.
+    /// [env: FOREBAY_S3_PATH_STYLE]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) s3_path_style: Option<bool>,
+
+    /// Node to take the place of, because its data folder is lost, for a store of s3: [default: none].
+    ///
+    /// Everything acknowledged at durability=object is in the store; what was only in the lost journal is not. Has no
+    /// effect once it is done, and ends the service of a node of that name that still runs.
+    /// [env: FOREBAY_REPLACE_NODE]
+    #[arg(long, value_name = "NODE")]
+    pub(super) replace_node: Option<NodeId>,
 
     /// Number of shards, 1 to 1024, read only when the store is first used [default: 1].
     ///
@@ -38,9 +68,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "N")]
     pub(super) shards: Option<Shards>,
 
-    /// Longest wait of accepted records before they move from the journal to the store, 0s to 60s [default: 5s].
+    /// Longest wait of accepted records before they move to the store, 0s to 60s [default: 5s; 250ms on s3:].
     ///
-    /// Answers do not wait for it: the journal is synced first. Shorter means a shorter journal to replay at start;
+    /// On s3: answers wait for it, except the first after a pause, and more than 250ms counts as 250ms; shorter means
+    /// more requests. Elsewhere they wait for the journal only; shorter means a shorter journal to replay at start,
     /// longer means fewer, larger objects. [env: FOREBAY_FLUSH_LINGER]
     #[arg(long, value_name = "DURATION")]
     pub(super) flush_linger: Option<Linger>,
@@ -96,6 +127,10 @@ impl Options {
             listen: self.listen.or(other.listen),
             data_dir: self.data_dir.or(other.data_dir),
             store: self.store.or(other.store),
+            s3_endpoint: self.s3_endpoint.or(other.s3_endpoint),
+            s3_region: self.s3_region.or(other.s3_region),
+            s3_path_style: self.s3_path_style.or(other.s3_path_style),
+            replace_node: self.replace_node.or(other.replace_node),
             shards: self.shards.or(other.shards),
             flush_linger: self.flush_linger.or(other.flush_linger),
             journal_bytes: self.journal_bytes.or(other.journal_bytes),

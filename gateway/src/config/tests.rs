@@ -13,7 +13,7 @@ fn parse(args: &[&str], env: &[(&str, &str)]) -> Result<Command, ConfigError> {
 
 fn serve(args: &[&str], env: &[(&str, &str)]) -> Config {
     match parse(args, env).unwrap() {
-        Command::Serve(config) => config,
+        Command::Serve(config) => *config,
         Command::Openapi => panic!("another command"),
     }
 }
@@ -33,6 +33,8 @@ fn the_defaults_are_one_process_on_loopback() {
         listen: "127.0.0.1:8080".parse().unwrap(),
         data_dir: "forebay-data".into(),
         store: StoreUrl::File("forebay-data/store".into()),
+        s3: S3Options::default(),
+        replace_node: None,
         shards: 1,
         flush_linger: Duration::from_secs(5),
         journal_bytes: 10 << 30,
@@ -61,7 +63,9 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 
 #[test]
 fn every_source_knows_every_option() {
-    let text = "listen = \"127.0.0.1:1\"\ndata-dir = \"d\"\nstore = \"memory:\"\nshards = 7\nflush-linger = \"0s\"\n\
+    let text = "listen = \"127.0.0.1:1\"\ndata-dir = \"d\"\nstore = \"s3://bucket/a/b\"\n\
+                s3-endpoint = \"https://s3.example\"\ns3-region = \"eu-north-1\"\ns3-path-style = true\n\
+                replace-node = \"00000000000000000000000000000007\"\nshards = 7\nflush-linger = \"0s\"\n\
                 journal-bytes = \"1GiB\"\nauth = \"none\"\n\
                 cors-origins = [\"https://a.example\", \"http://localhost:5173\"]\n\
                 max-connections = 5\nmax-requests = 6\nmax-streams = 7\nlog = \"json\"";
@@ -131,12 +135,32 @@ fn variables_of_others_and_empty_ones_do_not_count() {
 }
 
 #[test]
-fn stores_of_this_release_are_file_and_memory() {
+fn a_store_on_s3_has_its_own_options_and_linger() {
+    let on_s3 = ["--store", "s3://bucket"];
+    let config = serve(&[&on_s3[..], &["--s3-path-style"]].concat(), &[("FOREBAY_S3_REGION", "x")]);
+    assert_eq!((config.s3.path_style, config.s3.region.as_deref()), (true, Some("x")));
+    assert_eq!(config.flush_linger, Duration::from_millis(250));
+    for option in [
+        "--s3-endpoint=http://a",
+        "--s3-region=x",
+        "--s3-path-style",
+        "--replace-node=00000000000000000000000000000007",
+    ] {
+        let error = parse(&[option], &[]).map(drop).unwrap_err().to_string();
+        let name = option.split('=').next().unwrap();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
+fn stores_of_this_release_are_folders_buckets_and_memory() {
     let store = |text: &str| text.parse::<StoreUrl>().ok();
     assert_eq!(store("memory:"), Some(StoreUrl::Memory));
     assert_eq!(store("file:./a b"), Some(StoreUrl::File("./a b".into())));
     assert_eq!(store("file:///var/x"), Some(StoreUrl::File("/var/x".into())));
-    for text in ["", "memory", "memory:x", "file:", "file://", "file://host/x", "s3://bucket", "./store"] {
+    for text in
+        ["", "memory", "memory:x", "file:", "file://", "file://host/x", "s3://x", "gs://bucket", "./store"]
+    {
         assert_eq!(store(text), None, "{text}");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use object_store::path::Path;
 
+use super::InvalidStoreUrl;
 use crate::error::{ErrorKind, Outcome};
 
 /// One kind of call to the store.
@@ -170,6 +171,22 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// The S3 client refuses its settings, such as half a pair of keys.
+    #[error("cannot use the settings of the S3 store: bucket={bucket}")]
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The error below.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The environment names an S3 server that is none.
+    #[error("cannot use AWS_ENDPOINT_URL")]
+    Endpoint {
+        /// The error below.
+        #[source]
+        source: InvalidStoreUrl,
+    },
     /// The folder cannot be served as an object store.
     #[error("cannot serve the store folder: path={}", path.display())]
     Folder {
@@ -186,6 +203,7 @@ impl OpenError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Locked { .. } => ErrorKind::Conflict,
+            Self::S3 { .. } | Self::Endpoint { .. } => ErrorKind::Invalid,
             Self::Io { .. } | Self::Folder { .. } => ErrorKind::Unavailable,
         }
     }

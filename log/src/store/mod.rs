@@ -9,7 +9,7 @@
 //!
 //! Invariants: what a call reports as stored survives a crash of this machine (`file:`) or is as durable as the
 //! bucket. No call retries a create whose outcome the shard log's protocol wants to judge itself. Every call ends
-//! within [`STORE_CALL_MAX`] per request it sends, and reads at most [`METADATA_BYTES_MAX`] bytes.
+//! within [`STORE_CALL_MAX`] per conditional write or read it makes, and reads at most [`METADATA_BYTES_MAX`] bytes.
 //!
 //! [`METADATA_BYTES_MAX`]: crate::limits::METADATA_BYTES_MAX
 
@@ -21,6 +21,7 @@ mod lock;
 mod probe;
 mod read;
 mod register;
+mod s3;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -40,9 +41,11 @@ pub use self::error::{OpenError, Operation, StoreError};
 pub use self::lock::FolderLock;
 pub use self::probe::{ProbeError, Property};
 pub use self::register::{Revision, Swap, Versioned};
+pub use self::s3::{S3Endpoint, S3Keys, S3Options};
 pub use self::url::{InvalidStoreUrl, StoreUrl};
 
 use self::local::LocalObjects;
+use self::s3::S3Objects;
 use crate::limits::{PUT_BACKOFF_MAX, PUT_BACKOFF_MIN, STORE_CALL_MAX};
 
 /// The bucket of one cluster. Clones are cheap and share everything, the lock of a `file:` store included.
@@ -58,18 +61,27 @@ impl Store {
     /// `file:` makes the folder if it is missing and locks it for as long as a clone of the handle, or a write under
     /// way, lives. `memory:` is new and empty each time.
     ///
-    /// A store on S3 will be opened here too, and must be built with `RetryConfig { max_retries: 0, .. }` for its
-    /// conditional writes: a client that retries by itself would answer its own first attempt with "already exists".
+    /// `s3:` is the whole bucket, reached as the environment says, and not asked for anything yet: see
+    /// [`Self::open_with`] and [`Self::probe`].
     ///
     /// # Errors
     /// [`OpenError::Locked`] if the folder is open elsewhere: a retry succeeds once it is closed there. Anything else
     /// needs the operator.
     pub async fn open(url: &StoreUrl) -> Result<Self, OpenError> {
+        Self::open_with(url, &S3Options::default()).await
+    }
+
+    /// Opens a store as [`Self::open`] does; one on S3 is reached as the options say.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn open_with(url: &StoreUrl, s3: &S3Options) -> Result<Self, OpenError> {
         let objects: Arc<dyn ObjectStore> = match url {
             StoreUrl::File(path) => Arc::new(LocalObjects::open(path).await?),
             StoreUrl::Memory => Arc::new(InMemory::new()),
+            StoreUrl::S3 { bucket, .. } => Arc::new(S3Objects::open(bucket, s3)?),
         };
-        Ok(Self { objects, exclusive: true })
+        Ok(Self { objects, exclusive: !matches!(url, StoreUrl::S3 { .. }) })
     }
 
     /// Wraps objects that somebody else opened and perhaps decorated. `exclusive` says that no other process can

@@ -11,6 +11,7 @@ use object_store::path::Path;
 use rand::Rng;
 
 use super::{CreateAnswer, Operation, Revision, Store, StoreError, Swap, backoff};
+use crate::error::Outcome;
 use crate::limits::STORE_ATTEMPTS_MAX;
 
 /// Writers of one race. A server that checks before it writes lets two of this many through nearly always; more
@@ -65,8 +66,8 @@ pub enum ProbeError {
 }
 
 impl Store {
-    /// Checks that the store keeps every [`Property`], below `probe/` and a random name. Removes what it writes; an
-    /// object that could not be removed is harmless.
+    /// Checks that the store keeps every [`Property`], in a new folder with a random name in `folder`. Removes what it
+    /// writes; an object that could not be removed is harmless.
     ///
     /// # Errors
     /// [`ProbeError::Violated`] names the property. [`ProbeError::Store`] says that the store failed: a retry may
@@ -74,8 +75,9 @@ impl Store {
     ///
     /// # Cost
     /// About 50 requests for a few bytes each.
-    pub async fn probe(&self, rng: &mut impl Rng) -> Result<(), ProbeError> {
-        let probe = Probe { store: self, folder: Path::from(format!("probe/{:032x}", rng.random::<u128>())) };
+    pub async fn probe(&self, folder: &Path, rng: &mut impl Rng) -> Result<(), ProbeError> {
+        let folder = folder.clone().join(format!("{:032x}", rng.random::<u128>()));
+        let probe = Probe { store: self, folder };
         let result = probe.run().await;
         let removed = probe.remove_all().await;
         result?;
@@ -221,6 +223,8 @@ impl Probe<'_> {
                     Ok(None) => {}
                     Err(error) => last = Some(error),
                 },
+                // Such as a bucket that is not there, or not ours to write.
+                CreateAnswer::Unknown(error) if error.outcome() == Outcome::NotApplied => return Err(error),
                 CreateAnswer::Unknown(error) => last = Some(error),
             }
         }

@@ -43,7 +43,7 @@ async fn keeps_all_contracts(store: &Store) {
 }
 
 async fn passes_the_probe(store: &Store) {
-    store.probe(&mut StdRng::seed_from_u64(1)).await.unwrap();
+    store.probe(&Path::from("probe"), &mut StdRng::seed_from_u64(1)).await.unwrap();
     let left = store.list(&Path::from("probe"), None).await.unwrap();
     assert!(left.is_empty(), "the probe left objects behind: {left:?}");
 }
@@ -81,7 +81,7 @@ async fn the_probe_blames_no_store_for_lost_requests_and_answers() {
     let mut rng = StdRng::seed_from_u64(1);
     let mut passed = 0;
     for seed in 0..100 {
-        match unreliable(&memory().await, seed, 0.02).probe(&mut rng).await {
+        match unreliable(&memory().await, seed, 0.02).probe(&Path::from("probe"), &mut rng).await {
             Ok(()) => passed += 1,
             Err(ProbeError::Store(error)) => assert!(error.is_retriable(), "{error:?}"),
             Err(violated) => panic!("seed {seed}: {violated}"),
@@ -371,7 +371,7 @@ async fn the_probe_names_what_a_careless_server_breaks() {
         [(create, "create-only PUT (If-None-Match: *)"), (update, "compare-and-swap PUT (If-Match)")]
     {
         let store = Store::with_objects(Arc::new(Careless { objects: InMemory::new(), ignores }), false);
-        let error = store.probe(&mut StdRng::seed_from_u64(1)).await.unwrap_err();
+        let error = store.probe(&Path::from("probe"), &mut StdRng::seed_from_u64(1)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("store cannot hold this log, it fails the check of {broken}: winners=8 of=8")
