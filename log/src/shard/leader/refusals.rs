@@ -26,8 +26,9 @@
 //! at the name ends the leadership as an EPOCH at the number of a PUT does. It cannot be a void one: the floor passes
 //! only over what is on the path, and there is nothing of ours at that number.
 //!
-//! Other refusals (another body, a gap in a producer's records) are reads of the same log and are treated alike. An answer to a duplicate is none: its
-//! append is in the log for ever, at the offsets named, whoever leads now; it waits until what may hold it is durable.
+//! Other refusals (another body, a gap in a producer's records) are reads of the same log and are treated alike. An answer
+//! to a duplicate is none: its append is in the log for ever, at the offsets named, whoever leads now; it waits until what
+//! may hold it is durable.
 
 use std::collections::VecDeque;
 
