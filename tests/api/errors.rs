@@ -58,7 +58,8 @@ async fn record_objects_that_make_no_sense_are_refused_whole() {
         assert_eq!(answer.status, 400, "{bad}: {}", answer.text());
         assert_eq!(answer.header("content-type"), "application/problem+json");
     }
-    for bad in ["{\"records\":", "[]", "{\"records\":{}}", ""] {
+    let lists = ["[[{\"value\":1}]]", "{\"records\":[[\"k\",null,1,null,null,null,null]]}"];
+    for bad in ["{\"records\":", "[]", "{\"records\":{}}", ""].into_iter().chain(lists) {
         assert_eq!(post(&server, RECORDS, RECORDS_JSON, bad).await.status, 400, "{bad}");
     }
     assert_eq!(tail(&server).await, before);
@@ -211,4 +212,16 @@ async fn a_compacted_topic_refuses_records_without_a_key() {
     assert_eq!(answer.status, 400, "{}", answer.text());
     server.post("/v1/topics/users/records?key=a").body("x").await.expect(201);
     assert_eq!(server.read_all("/v1/topics/users/records").await.len(), 1);
+}
+
+#[tokio::test]
+async fn bodies_in_a_form_that_nobody_reads_are_refused_as_such() {
+    let server = server().await;
+    let before = tail(&server).await;
+    let xml = post(&server, RECORDS, "application/cloudevents+xml", "<event/>").await;
+    xml.problem(415, "unsupported-media-type");
+    let settings = server.put("/v1/topics/other").header("content-encoding", "gzip");
+    settings.json(&json!({})).await.problem(415, "unsupported-media-type");
+    server.get("/v1/topics/other").await.problem(404, "topic-not-found");
+    assert_eq!(tail(&server).await, before);
 }

@@ -102,6 +102,13 @@ async fn streams_past_the_limit_are_refused_and_pages_are_not() {
         stream.next_named("open").await;
         open.push(stream);
     }
+    for query in ["after=a0.0-0", "lastEventId=a0.0-0&after=latest"] {
+        let mut refused = server.get(&format!("{RECORDS}?{query}")).stream().await;
+        let event = refused.next().await.expect("an event");
+        assert_eq!((event.name.as_str(), event.id.as_str()), ("problem", "a0.0-0"), "the place sent is kept");
+    }
+    let refused = server.get(RECORDS).header("accept", "text/event-stream").await.expect(200);
+    assert_eq!(refused.header("x-accel-buffering"), "no");
     let mut refused = server.get(RECORDS).header("last-event-id", "a0.0-0").stream().await;
     let event = refused.next().await.expect("an event");
     assert_eq!((event.name.as_str(), event.id.as_str()), ("problem", "a0.0-0"));

@@ -49,3 +49,39 @@ async fn a_missing_record_or_partition_is_not_found() {
     server.get("/v1/topics/none/partitions/0/records/0").await.problem(404, "topic-not-found");
     server.get("/v1/topics/orders/partitions/0/records/-1").await.problem(400, "bad-parameter");
 }
+
+/// Whoever copies a topic by its pages has the same topic: text stays text, and data does not turn into deletions.
+#[tokio::test]
+async fn what_a_page_reads_can_be_produced_again() {
+    const COPY: &str = "/v1/topics/copy/records";
+    let server = Server::start().await;
+    server.create_topic("orders", json!({})).await;
+    server.create_topic("copy", json!({})).await;
+    let sent: [(&str, &str); 4] = [
+        ("application/json", "null"),
+        ("application/json", "\"quoted\""),
+        ("text/plain", "plain"),
+        ("text/plain", "null"),
+    ];
+    for (media, value) in sent {
+        let call = server.post("/v1/topics/orders/records").header("content-type", media);
+        call.body(value).await.expect(201);
+    }
+    server.post("/v1/topics/orders/records?tombstone=true&key=k").await.expect(201);
+    let read = server.read_all("/v1/topics/orders/records").await;
+    assert_eq!(read[0]["value_base64"], "bnVsbA==", "{}", read[0]);
+    assert!(read[4].get("value").is_some_and(serde_json::Value::is_null), "{}", read[4]);
+    for record in &read {
+        let mut record = record.clone();
+        for place in ["topic", "offset"] {
+            record.as_object_mut().expect("a record is an object").remove(place);
+        }
+        let call = server.post(COPY).header("content-type", "application/vnd.forebay.records+json");
+        call.body(json!({"records": [record]}).to_string()).await.expect(201);
+    }
+    for (offset, (_, value)) in sent.iter().enumerate() {
+        let copied = server.get(&format!("/v1/topics/copy/partitions/0/records/{offset}")).await.expect(200);
+        assert_eq!(copied.text(), *value, "{offset}");
+    }
+    server.get("/v1/topics/copy/partitions/0/records/4").await.expect(204);
+}
