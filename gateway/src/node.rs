@@ -25,7 +25,7 @@ use crate::fetch::ring::Rings;
 use crate::http::admission::Admission;
 use crate::limits;
 use crate::produce::Producer;
-use crate::shards::Shards;
+use crate::shards::{Leader, ShardSlot, Shards};
 use crate::topics::{Expected, Topics, TopicsError, to_the_end};
 
 /// A running node.
@@ -122,7 +122,12 @@ impl Node {
         let compactor =
             forebay_compactor::embedded::run(shards.clone(), stores, Arc::clone(&clock), rng.random(), stops);
         let running = Running { journal, leaders, compactor: tokio::spawn(compactor), _lock: lock };
-        let shards = Arc::new(Shards::new(shards, signals));
+        let slots = shards.into_iter().map(|shard| {
+            let slot = ShardSlot::new(shard.id(), Arc::clone(shard.index()));
+            slot.led_by(Leader::Here(shard));
+            slot
+        });
+        let shards = Arc::new(Shards::new(slots.collect(), signals));
         Ok(Arc::new(Self {
             id,
             topics,
@@ -191,7 +196,7 @@ impl Node {
     /// Begins to stop: streams say goodbye, appends are refused.
     pub fn begin_stop(&self) {
         self.stopping.send_replace(true);
-        self.shards.all().iter().for_each(Shard::drain);
+        self.shards.led_here().iter().for_each(Shard::drain);
     }
 
     /// Stores what only the journal holds and closes everything. After it the store alone is the cluster.
@@ -205,10 +210,10 @@ impl Node {
         let flushed = async {
             // The compactor ends by itself; one that died has said so already.
             let _ = compactor.await;
-            for shard in self.shards.all() {
+            for shard in self.shards.led_here() {
                 shard.flush().await;
             }
-            for shard in self.shards.all() {
+            for shard in self.shards.led_here() {
                 shard.stop().await;
             }
             for leader in leaders {

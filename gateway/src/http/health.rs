@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use crate::http::App;
 use crate::http::docs::problems::ReadinessProblems;
 use crate::http::problem::{Code, Problem};
+use crate::shards::ShardSlot;
 
 /// Tells that the process runs.
 #[utoipa::path(get, path = "/livez", tag = "operations", responses((status = OK, description = "it runs")))]
@@ -20,7 +21,8 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<StatusCode, Problem
     if app.is_stopping() {
         return Err(Problem::new(Code::Draining, "the node is stopping"));
     }
-    if !app.shards.all().iter().all(forebay_log::shard::Shard::is_leading) {
+    let led = |slot: &ShardSlot| slot.here().is_some_and(|shard| shard.is_leading());
+    if !app.shards.all().iter().all(led) {
         return Err(Problem::new(Code::NoLeader, "a shard has no leader"));
     }
     Ok(StatusCode::OK)

@@ -205,7 +205,7 @@ pub(super) async fn partitions(
             partition: partition.get(),
             shard: shard.id().get(),
             leader: app.id.to_string(),
-            leader_epoch: shard.epoch().get(),
+            leader_epoch: shard.here().map_or(0, |leader| leader.epoch().get()),
             log_start_offset: view.log_start.get(),
             high_watermark: view.high_watermark.get(),
             bytes: usage.size_bytes,

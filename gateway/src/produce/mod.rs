@@ -21,7 +21,7 @@ use forebay_log::shard::{Append, AppendError, Appended, BatchSource, Dedupe, Fet
 use forebay_log::{limits as log_limits, partitioner};
 
 use crate::limits;
-use crate::shards::Shards;
+use crate::shards::{ShardSlot, Shards};
 
 pub use error::ProduceError;
 pub use idempotency::{Idempotency, Progress};
@@ -264,7 +264,8 @@ impl Producer {
     }
 
     async fn hand_over(&self, shard: ShardId, share: Append) -> Result<Receipt, AppendError> {
-        let leader = self.shards.get(shard).ok_or(AppendError::NoLeader { outcome: Outcome::NotApplied })?;
+        let leader = self.shards.get(shard).and_then(ShardSlot::here);
+        let leader = leader.ok_or(AppendError::NoLeader { outcome: Outcome::NotApplied })?;
         leader.enqueue(share).await
     }
 

@@ -12,6 +12,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::*;
+use crate::shards::Leader;
 use crate::testing::{append, node, record, topic};
 
 fn unit(records: impl IntoIterator<Item = NewRecord>) -> Unit {
@@ -169,7 +170,9 @@ async fn a_retry_waits_for_its_first_attempt_until_its_own_deadline() {
     };
     let (shard, _task) = Shard::open(at, options, StdRng::seed_from_u64(1)).await.unwrap();
     shard.recovered(false, Vec::new()).await.unwrap();
-    let shards = Arc::new(Shards::new(vec![shard], Signals::default()));
+    let slot = ShardSlot::new(shard.id(), Arc::clone(shard.index()));
+    slot.led_by(Leader::Here(shard));
+    let shards = Arc::new(Shards::new(vec![slot], Signals::default()));
     let producer = Producer::new(shards, Arc::new(SystemClock));
     let node = node(1).await;
     let orders = topic(&node, "orders", 1).await;
