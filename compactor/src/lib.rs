@@ -4,7 +4,7 @@
 //! - [`mod@roll`] reads that, copies the batches without decoding them and commits the result with one swap of the
 //!   manifest;
 //! - [`gc`] finds and deletes what no manifest needs;
-//! - [`embedded`] does all this inside a gateway whose store is its own.
+//! - [`embedded`] does all this inside a gateway, for the shards that it leads.
 //!
 //! The order is the safety argument: *commit, let readers go over, delete*. Any number of compactors may work on one
 //! shard at once: the swap decides whose work counts. A compactor may stop between any two requests; what it leaves

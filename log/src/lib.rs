@@ -6,6 +6,7 @@
 //! below the *high watermark*. Nothing here knows HTTP.
 
 pub mod clock;
+pub mod coordinator;
 pub mod error;
 pub mod format;
 pub mod journal;

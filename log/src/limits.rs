@@ -72,12 +72,19 @@ pub const FLUSH_LINGER_EXCLUSIVE: Duration = Duration::from_secs(5);
 pub const SHARD_QUEUE_MAX: usize = 4_096;
 /// Requests taken from the queue in one turn.
 pub const SHARD_TURN_MAX: usize = 512;
-/// Bytes accepted by a shard and not yet in the store. Past it new appends are refused.
+/// Bytes accepted by a shard, not yet in the store, and in memory. Past it new appends are refused.
 pub const SHARD_UNFLUSHED_BYTES_MAX: usize = 256 * MIB;
+/// Bytes of them from which, on a shared store, the journal takes the place of memory. Also those of leftovers that are
+/// taken from there at once.
+pub const SHARD_SPILL_BYTES: usize = 64 * MIB;
 /// Bytes of stored batches a shard keeps in memory for readers at the tail.
 pub const SHARD_TAIL_BYTES_MAX: usize = 64 * MIB;
-/// Bytes of recently read runs of batches a shard keeps in memory for catch-up readers.
-pub const SHARD_BLOCK_CACHE_BYTES: u64 = 64 * MIB as u64;
+/// WAL objects that a leader keeps for nodes that follow. Who falls further behind reads the store.
+pub const FEED_OBJECTS_MAX: usize = 256;
+/// Bytes of them. No more than [`SHARD_TAIL_BYTES_MAX`], so that their batches are those that are in memory anyway.
+pub const FEED_BYTES_MAX: u64 = 32 * MIB as u64;
+/// Objects of the path that are read before a walk gets to them, at once: a walk takes so many for the time of one.
+pub const READ_AHEAD_MAX: usize = 32;
 /// Looks at the index before a fetch whose object is missing gives up.
 pub const FETCH_ATTEMPTS_MAX: u32 = 5;
 /// Longest an append waits for room before it is refused as overloaded.
@@ -90,6 +97,23 @@ pub const PUT_BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub const STORE_CALL_MAX: Duration = Duration::from_secs(30);
 /// Attempts of a taker before it reports that the shard cannot be led.
 pub const TAKEOVER_ATTEMPTS_MAX: u32 = 64;
+
+// ---- reading from the store ----
+
+/// Bytes of recently read runs of batches that a node keeps in memory.
+pub const CACHE_BYTES_DEFAULT: usize = 256 * MIB;
+/// Lower bound of that: a quarter of it still holds the largest run twice.
+pub const CACHE_BYTES_MIN: usize = 64 * MIB;
+/// Bytes that are read ahead of one reader.
+pub const READ_AHEAD_BYTES: usize = 16 * MIB;
+/// Runs of batches that are read ahead of one reader: small ones cost a request each.
+pub const READ_AHEAD_EXTENTS: usize = 32;
+/// Bytes of neighbouring runs of batches that are read ahead in one request.
+pub const READ_AHEAD_GET_BYTES: usize = 4 * MIB;
+/// Requests of a node that read ahead at once. Past it readers fetch what they need themselves.
+pub const READ_AHEAD_GETS_MAX: usize = 64;
+/// The part of the cache, as its divisor, that holds what was read ahead and not yet asked for.
+pub const READ_AHEAD_CACHE_SHARE: usize = 2;
 
 // ---- registers ----
 
@@ -138,6 +162,61 @@ pub const JOURNAL_FRAME_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 /// Bytes of frames that wait for the journal's thread. Past it the caller waits.
 pub const JOURNAL_PENDING_BYTES_MAX: usize = 64 * MIB;
 
+// ---- nodes and leases ----
+
+/// Pause between two beats of a node: it registers, renews its leases, and sees all others.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(2);
+/// Shortest pause between two beats, however many reasons there are.
+pub const BEAT_PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Life of a lease and of a node's entry without a beat: three beats.
+pub const LEASE_TTL: Duration = Duration::from_secs(6);
+/// How long a lease must have been absent, at a node that did not see it vanish, before anybody tries to lead: a leader
+/// that lives has made it again by then.
+pub const LEASE_ABSENT_MIN: Duration = LEASE_TTL;
+/// Longest wait for the answer to a probe. Past it the probed node counts as silent.
+pub const PROBE_MAX: Duration = Duration::from_millis(500);
+/// Refused connections that show that a process is gone.
+pub const PROBES_REFUSED: u32 = 2;
+/// Pause between them, drawn anew each time up to twice as long: a listener that restarts is back by then.
+pub const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// How long the answer to a probe, and the mark of a node that is gone, count. A node that lives has registered anew.
+pub const PROBE_AGE_MAX: Duration = LEASE_TTL;
+/// Longest wait, drawn at random, between the decision to lead and the attempt.
+pub const ACQUIRE_WAIT_MAX: Duration = Duration::from_millis(50);
+/// Pause after an attempt to lead that failed, half of it drawn at random; doubles up to [`LEAD_BACKOFF_MAX`].
+pub const LEAD_BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// Longest pause between two attempts of a node to lead a shard.
+pub const LEAD_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Shards that a node takes over at once: each walks a part of its log.
+pub const TAKEOVERS_MAX: usize = 16;
+/// How long another node must have been the better leader, live and ready, before a shard is moved to it.
+pub const MOVE_AFTER: Duration = Duration::from_secs(5);
+/// Pause after a planned move that did not come off.
+pub const MOVE_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// Shards that a node which stops hands over at once.
+pub const HANDOVERS_MAX: usize = 16;
+/// Nodes of a cluster: every node sees all of them with each beat.
+pub const NODES_MAX: usize = 256;
+/// Bytes of one node's entry in the registry.
+pub const NODE_BYTES_MAX: usize = 16 * KIB;
+/// Bytes of the address that nodes reach each other by.
+pub const ADDRESS_LEN_MAX: usize = 300;
+
+// ---- Redis ----
+
+/// Longest wait for one call to Redis, the connection included: less than a beat.
+pub const REDIS_CALL_MAX: Duration = Duration::from_millis(1_500);
+/// First pause before the connection for hints is made again; doubles up to [`REDIS_BACKOFF_MAX`].
+pub const REDIS_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two attempts.
+pub const REDIS_BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Pause between two questions whether a silent connection for hints still lives.
+pub const REDIS_PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Hints that a slow receiver may be behind before it loses the oldest.
+pub const HINTS_MAX: usize = 1_024;
+/// Bytes of one hint. Longer ones are not ours.
+pub const HINT_BYTES_MAX: usize = 128;
+
 // ---- rolls ----
 
 /// WAL objects above the floor that start a roll.
@@ -150,6 +229,9 @@ pub const ROLL_AGE: Duration = Duration::from_secs(60);
 pub const ROLLED_EXTENT_BYTES: usize = MIB;
 /// Path objects above the floor, EPOCHs included, that start a roll when a node starts: it walks them all each time.
 pub const ROLL_OBJECTS_AT_START: usize = 64;
+/// WAL objects above the floor from which a leader rolls its own shard, whoever else is to do that: a takeover reads all
+/// of them.
+pub const SELF_ROLL_OBJECTS: usize = 1_024;
 /// Pause between two looks at what could be rolled. A look costs no request.
 pub const ROLL_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest pause of a compactor between two attempts that fail.

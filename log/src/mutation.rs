@@ -75,8 +75,22 @@ pub enum Mutation {
     AgainUnjudged,
     /// A conditional append is acknowledged by the journal alone.
     ConditionalLocal,
+    /// What is in the journal only to be out of memory is appended again too.
+    ObjectAppendedAgain,
     /// At the end of a leadership appends at `local` are acknowledged before they are synced.
     LingeringUnsynced,
+    /// A beat does not make a lease again that is missing.
+    LeaseNotMadeAgain,
+    /// Nobody asks the last known leader before it tries to lead.
+    LeaderNotAsked,
+    /// Whoever thinks that nobody leads tries, not only the best.
+    EverybodyTries,
+    /// A process that refuses connections is waited for like one that is silent.
+    RefusalIgnored,
+    /// A leader that was superseded is not made to look at the store.
+    NeverInDoubt,
+    /// A leader never gives its shard to a better one.
+    NeverMoved,
 }
 
 #[cfg(feature = "test-util")]

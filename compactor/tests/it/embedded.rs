@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use forebay_compactor::embedded;
+use forebay_compactor::embedded::{Embedded, Mode};
 use forebay_log::limits;
 use forebay_log::model::{Timestamp, WalSeq};
 use forebay_log::shard::Shard;
@@ -18,10 +18,14 @@ struct Running {
 
 impl Running {
     fn start(bench: &Bench, shard: &Shard) -> Self {
+        Self::start_with(bench, shard, Mode::Whole)
+    }
+
+    fn start_with(bench: &Bench, shard: &Shard, mode: Mode) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let (shards, stores) = (vec![shard.clone()], vec![bench.at.clone()]);
-        let run = embedded::run(shards, stores, bench.clock.clone(), bench.seed(), stopped);
-        let task = tokio::spawn(run);
+        let embedded = Embedded::new(bench.clock.clone(), mode);
+        let (shard, at, seed) = (shard.clone(), bench.at.clone(), bench.seed());
+        let task = tokio::spawn(async move { embedded.run(shard, at, seed, stopped).await });
         Self { stop, task }
     }
 
@@ -130,4 +134,61 @@ async fn what_a_dead_node_left_is_swept_at_the_start() {
     let running = Running::start(&bench, &shard);
     wait_for_objects(&bench, 2).await;
     running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_not_to_compact_rolls_a_long_path_and_deletes_nothing() {
+    let bench = Bench::new();
+    let shard = bench.open().await;
+    let running = Running::start_with(&bench, &shard, Mode::SelfRoll);
+    let hold = bench.faulty.hold(Operation::Swap, Moment::Request);
+    for _ in 0..limits::SELF_ROLL_OBJECTS - 1 {
+        bench.append(&shard, unit(0, 1, 10, None)).await;
+    }
+    grow_old(&bench);
+    tokio::time::sleep(2 * limits::ROLL_LOOK_INTERVAL).await;
+    assert_eq!(bench.faulty.calls(Operation::Swap), 0, "neither age nor number is reason enough");
+    bench.append(&shard, unit(0, 1, 10, None)).await;
+    hold.arrived(1).await;
+    hold.release();
+    while shard.index().backlog().objects > 0 {
+        tokio::time::sleep(limits::ROLL_LOOK_INTERVAL).await;
+    }
+    tokio::time::sleep(2 * limits::SWEEP_INTERVAL).await;
+    assert_eq!(bench.faulty.calls(Operation::Delete), 0);
+    assert_eq!(read_all(&shard).await[0].1.len(), limits::SELF_ROLL_OBJECTS);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_work_on_a_shard_ends_with_its_leadership() {
+    let bench = Bench::new();
+    let shard = bench.open().await;
+    let Running { stop, task } = Running::start(&bench, &shard);
+    shard.stop().await;
+    task.await.unwrap();
+    assert!(!*stop.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_roll_at_a_time_is_under_way_on_a_node() {
+    let bench = Bench::new();
+    bench.fill(5).await;
+    let shard = bench.open().await;
+    let embedded = Embedded::new(bench.clock.clone(), Mode::Whole);
+    let (_stop, stopped) = watch::channel(false);
+    // Two workers on one shard stand for two shards of a node.
+    for _ in 0..2 {
+        let (embedded, stopped) = (embedded.clone(), stopped.clone());
+        let (shard, at, seed) = (shard.clone(), bench.at.clone(), bench.seed());
+        tokio::spawn(async move { embedded.run(shard, at, seed, stopped).await });
+    }
+    let hold = bench.faulty.hold(Operation::Swap, Moment::Request);
+    grow_old(&bench);
+    hold.arrived(1).await;
+    let uploads = bench.faulty.calls(Operation::Create);
+    tokio::time::sleep(2 * limits::ROLL_LOOK_INTERVAL).await;
+    assert_eq!(bench.faulty.calls(Operation::Create), uploads, "the other waits");
+    hold.release();
+    wait_for_objects(&bench, 2).await;
 }

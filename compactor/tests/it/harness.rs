@@ -19,7 +19,8 @@ use forebay_log::model::{
     TopicId, TopicPartition,
 };
 use forebay_log::shard::{
-    Append, Appended, BatchSource, Dedupe, LeaderOptions, NewBatch, Shard, ShardStore, Signals,
+    Append, Appended, BatchSource, BlockCache, Dedupe, LeaderOptions, NewBatch, Shard, ShardIndex,
+    ShardStore, Signals,
 };
 use forebay_log::store::{Path, Store};
 use forebay_log::testing::FaultyStore;
@@ -100,8 +101,10 @@ impl Bench {
             signals: Signals::default(),
             flush_linger: Duration::ZERO,
             unflushed_bytes_max: limits::SHARD_UNFLUSHED_BYTES_MAX,
+            spill_bytes: limits::SHARD_SPILL_BYTES,
         };
-        Shard::open(self.at.clone(), options, self.rng()).await.unwrap().0
+        let index = Arc::new(ShardIndex::new(self.at.clone(), BlockCache::new(limits::CACHE_BYTES_MIN)));
+        Shard::open(self.at.clone(), index, options, self.rng()).await.unwrap().0
     }
 
     /// Appends a unit and stores it in a WAL object of its own.

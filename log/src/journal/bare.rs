@@ -1,6 +1,9 @@
 //! A journal without a thread: its writer takes a turn when it is told to. For the simulator, which owns disk and time.
 
+use std::sync::Arc;
+
 use super::files::{Device, Folder};
+use super::frame::Seal;
 use super::writer::Writer;
 use super::{Journal, JournalError, JournalOptions, Replay};
 
@@ -18,10 +21,11 @@ impl BareWriter {
     pub fn open(
         options: &JournalOptions,
         device: Box<dyn Device>,
-        folder: Box<dyn Folder>,
+        folder: Arc<dyn Folder>,
     ) -> Result<(Journal, Self, Replay), JournalError> {
-        let (shared, writer, replay) = Journal::prepare(options, device, folder)?;
-        Ok((Journal { shared, thread: None }, Self { writer }, replay))
+        let seal = Seal::new(options.cluster);
+        let (shared, writer, replay) = Journal::prepare(options, device, Arc::clone(&folder))?;
+        Ok((Journal { shared, thread: None, folder, seal }, Self { writer }, replay))
     }
 
     /// Does what waits, as the journal's thread would in one turn. False after its end.

@@ -42,14 +42,14 @@ pub trait Device: Debug + Send {
     fn remove(&mut self, number: u64) -> io::Result<()>;
 }
 
-/// What opening a journal reads of its folder. A seam for tests, as [`Device`] is.
+/// What is read of a journal's folder: all of it when it is opened, single frames later. A seam for tests, as [`Device`] is.
 ///
-/// After a failed call the journal is not opened.
+/// After a failed call the journal is not opened; a single frame may be read again.
 #[expect(
     clippy::missing_errors_doc,
     reason = "every error is the system's; what follows from it is said above"
 )]
-pub trait Folder: Debug + Send {
+pub trait Folder: Debug + Send + Sync {
     /// Returns the numbers of the journal files, lowest first.
     fn list(&self) -> io::Result<Vec<u64>>;
 
@@ -58,6 +58,9 @@ pub trait Folder: Debug + Send {
 
     /// Reads a whole file.
     fn read(&self, number: u64) -> io::Result<Vec<u8>>;
+
+    /// Reads a part of a file, which may be the active one. All of it was written.
+    fn read_at(&self, number: u64, position: u64, len: usize) -> io::Result<Vec<u8>>;
 
     /// Syncs a file that another process may have left unsynced.
     fn sync(&self, number: u64) -> io::Result<()>;
@@ -82,6 +85,12 @@ impl Folder for PathBuf {
 
     fn read(&self, number: u64) -> io::Result<Vec<u8>> {
         fs::read(path_of(self, number))
+    }
+
+    fn read_at(&self, number: u64, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        File::open(path_of(self, number))?.read_exact_at(&mut bytes, position)?;
+        Ok(bytes)
     }
 
     fn sync(&self, number: u64) -> io::Result<()> {

@@ -5,7 +5,8 @@
 //! at once. A frame is *released* when it is stored elsewhere; files go when all their frames are released.
 //!
 //! - [`frame`]: the bytes. [`scan`]: finds frames, tells torn from damaged. Both pure.
-//! - `files`: the folder. `writer`: the thread that writes. `replay`: reading back.
+//! - `files`: the folder. `writer`: the thread that writes. `replay`: reading all of it at the start. `entry`: reading a
+//!   frame back later.
 //!
 //! Invariants
 //! - A frame is reported as synced only after a sync that began after its last byte was written, and after its file's
@@ -29,6 +30,7 @@ use crate::model::ClusterId;
 
 #[cfg(feature = "test-util")]
 pub mod bare;
+mod entry;
 mod files;
 pub mod frame;
 mod replay;
@@ -37,6 +39,7 @@ pub mod scan;
 mod tests;
 mod writer;
 
+pub use entry::JournalEntry;
 pub use files::{Device, Folder};
 pub use frame::{Frame, FrameNumber, JournalBatch};
 pub use replay::{Damage, Replay, Replayed};
@@ -154,6 +157,8 @@ pub struct Progress {
 pub struct Journal {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    folder: Arc<dyn Folder>,
+    seal: Seal,
 }
 
 impl fmt::Debug for Journal {
@@ -184,18 +189,19 @@ impl Journal {
     }
 
     fn open_on(options: JournalOptions, device: Box<dyn Device>) -> Result<(Self, Replay), JournalError> {
-        let folder = Box::new(options.dir.clone());
+        let folder: Arc<dyn Folder> = Arc::new(options.dir.clone());
+        let seal = Seal::new(options.cluster);
         let io_error = |source| JournalError::Io { path: options.dir.clone(), source };
-        let (shared, writer, replay) = Self::prepare(&options, device, folder)?;
+        let (shared, writer, replay) = Self::prepare(&options, device, Arc::clone(&folder))?;
         let thread = thread::Builder::new().name("journal".into()).spawn(move || writer.run());
-        Ok((Self { shared, thread: Some(thread.map_err(io_error)?) }, replay))
+        Ok((Self { shared, thread: Some(thread.map_err(io_error)?), folder, seal }, replay))
     }
 
     /// Checks all files and begins a new one; what is left is to serve appenders.
     fn prepare(
         options: &JournalOptions,
         mut device: Box<dyn Device>,
-        folder: Box<dyn Folder>,
+        folder: Arc<dyn Folder>,
     ) -> Result<(Arc<Shared>, Writer, Replay), JournalError> {
         let JournalOptions { cluster, file_bytes, bytes_max, .. } = *options;
         let io_error = |source| JournalError::Io { path: options.dir.clone(), source };
@@ -216,7 +222,7 @@ impl Journal {
         Ok((shared, writer, inspection.into_replay(folder, Seal::new(cluster))))
     }
 
-    /// Queues a frame and returns its number; [`Self::synced`] tells when it is on disk. With `sync` it gets there
+    /// Queues a frame and numbers it; [`Self::synced`] tells when it is on disk. With `sync` it gets there
     /// without waiting for another frame. Waits while [`limits::JOURNAL_PENDING_BYTES_MAX`] are queued.
     ///
     /// # Errors
@@ -227,13 +233,13 @@ impl Journal {
     /// # Cancel safety
     ///
     /// Dropped before it is ready, it has queued nothing.
-    pub async fn append(&self, frame: Frame, sync: bool) -> Result<FrameNumber, JournalError> {
+    pub async fn append(&self, frame: Frame, sync: bool) -> Result<JournalEntry, JournalError> {
         let encoded = Encoded::new(frame)?;
         let room = self.shared.room.acquire_many(permits(&encoded)).await;
         let room = room.map_err(|_| JournalError::Dead)?;
-        let number = self.shared.push(encoded, sync)?;
+        let entry = self.shared.push(encoded, sync)?;
         room.forget();
-        Ok(number)
+        Ok(entry)
     }
 
     /// As [`Self::append`], without waiting.
@@ -241,15 +247,26 @@ impl Journal {
     /// # Errors
     ///
     /// As [`Self::append`], and [`JournalError::Full`] where that would wait.
-    pub fn try_append(&self, frame: Frame, sync: bool) -> Result<FrameNumber, JournalError> {
+    pub fn try_append(&self, frame: Frame, sync: bool) -> Result<JournalEntry, JournalError> {
         let encoded = Encoded::new(frame)?;
         let room = self.shared.room.try_acquire_many(permits(&encoded)).map_err(|error| match error {
             TryAcquireError::Closed => JournalError::Dead,
             TryAcquireError::NoPermits => JournalError::Full,
         })?;
-        let number = self.shared.push(encoded, sync)?;
+        let entry = self.shared.push(encoded, sync)?;
         room.forget();
-        Ok(number)
+        Ok(entry)
+    }
+
+    /// Reads back a frame that is synced and not released; also after the journal's death. Blocks on the disk: call it
+    /// where blocking is allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError::Io`], after which it may be tried again; [`JournalError::Format`]: it is damaged, or was never
+    /// written.
+    pub fn read(&self, entry: &JournalEntry) -> Result<Frame, JournalError> {
+        entry.read(&*self.folder, &self.seal)
     }
 
     /// Returns how far the journal has got, and each change of that.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,6 +10,7 @@ use crate::error::FormatError;
 use crate::model::ClusterId;
 
 use super::JournalError;
+use super::entry::JournalEntry;
 use super::files::Folder;
 use super::frame::{self, FILE_HEADER_LEN, FRAME_LEN_MIN, FileHeader, Frame, FrameNumber, Seal};
 use super::scan::{Found, Gap, Tail, scan};
@@ -27,10 +29,10 @@ pub struct Damage {
 }
 
 /// A frame read back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Replayed {
-    /// Its number.
-    pub number: FrameNumber,
+    /// Its number and its place, to read it again.
+    pub entry: JournalEntry,
     /// What was appended. Batch bodies share one allocation per frame.
     pub frame: Frame,
     /// Whether damaged frames lie before it.
@@ -70,11 +72,13 @@ pub struct Replay {
     pub torn_bytes: u64,
     /// Synced frames that are lost, in order.
     pub damage: Vec<Damage>,
-    folder: Box<dyn Folder>,
+    folder: Arc<dyn Folder>,
     seal: Seal,
     parts: VecDeque<Part>,
     next: FrameNumber,
+    /// The file that is being read, and its number.
     bytes: Bytes,
+    file: u64,
     found: VecDeque<Found>,
 }
 
@@ -102,7 +106,7 @@ impl Replay {
             let found = scan(&bytes, &self.seal, part.headed.then_some(part.first)).found;
             self.found =
                 found.into_iter().filter(|f| part.first <= f.number && f.number < part.end).collect();
-            self.bytes = bytes.into();
+            (self.bytes, self.file) = (bytes.into(), part.file);
         }
     }
 
@@ -116,7 +120,8 @@ impl Replay {
         let bytes = Bytes::copy_from_slice(&self.bytes[found.position..found.position + found.len]);
         let after_damage = self.damage.first().is_some_and(|damage| damage.first <= found.number);
         let frame = frame::decode(&bytes)?;
-        Ok(frame.map(|frame| Replayed { number: found.number, frame, after_damage }))
+        let entry = JournalEntry::found(found.number, self.file, found.position, found.len);
+        Ok(frame.map(|frame| Replayed { entry, frame, after_damage }))
     }
 }
 
@@ -136,7 +141,7 @@ pub(super) struct Inspection {
 
 impl Inspection {
     /// Turns the findings into the stream of frames.
-    pub(super) fn into_replay(self, folder: Box<dyn Folder>, seal: Seal) -> Replay {
+    pub(super) fn into_replay(self, folder: Arc<dyn Folder>, seal: Seal) -> Replay {
         Replay {
             torn_bytes: self.torn_bytes,
             damage: self.damage,
@@ -146,6 +151,7 @@ impl Inspection {
             parts: self.parts.into_iter().filter(|part| part.first < part.end).collect(),
             next: self.next,
             bytes: Bytes::new(),
+            file: 0,
             found: VecDeque::new(),
         }
     }
@@ -254,6 +260,6 @@ fn read(folder: &dyn Folder, number: u64) -> Result<Vec<u8>, JournalError> {
     folder.read(number).map_err(|error| io_error(folder, Some(number), error))
 }
 
-fn io_error(folder: &dyn Folder, number: Option<u64>, source: io::Error) -> JournalError {
+pub(super) fn io_error(folder: &dyn Folder, number: Option<u64>, source: io::Error) -> JournalError {
     JournalError::Io { path: folder.path(number), source }
 }

@@ -104,7 +104,7 @@ fn rest(replay: &mut Replay) -> Vec<Replayed> {
 }
 
 fn numbers(replay: &mut Replay) -> Vec<u64> {
-    rest(replay).iter().map(|replayed| replayed.number.get()).collect()
+    rest(replay).iter().map(|replayed| replayed.entry.number.get()).collect()
 }
 
 async fn until_synced(journal: &Journal, number: FrameNumber) {
@@ -122,7 +122,7 @@ async fn fill(dir: &Path, count: u64) {
     let (journal, _) = open(dir).await;
     for _ in 0..count {
         let number = journal.synced().borrow().below;
-        let number = journal.append(mixed(number.get()), true).await.unwrap();
+        let number = journal.append(mixed(number.get()), true).await.unwrap().number;
         until_synced(&journal, number).await;
     }
     journal.close().await.unwrap();
@@ -247,12 +247,13 @@ async fn replay_returns_what_was_appended_over_rotations_and_restarts() {
         let replayed = rest(&mut replay);
         assert_eq!(replayed.len() as u64, start * 50);
         for (n, replayed) in (0..).zip(replayed) {
-            let expected = Replayed { number: FrameNumber::new(n), frame: mixed(n), after_damage: false };
-            assert_eq!(replayed, expected);
+            let expected = (FrameNumber::new(n), mixed(n), false);
+            assert_eq!(journal.read(&replayed.entry).unwrap(), mixed(n), "it is read again by its place");
+            assert_eq!((replayed.entry.number, replayed.frame, replayed.after_damage), expected);
         }
         for n in start * 50..start * 50 + 50 {
-            let number = journal.append(mixed(n), n % 7 == 0).await.unwrap();
-            assert_eq!(number.get(), n);
+            let entry = journal.append(mixed(n), n % 7 == 0).await.unwrap();
+            assert_eq!(entry.number.get(), n);
         }
         journal.close().await.unwrap();
     }
@@ -300,7 +301,7 @@ async fn a_sync_covers_frames_that_did_not_ask_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open_faulty(dir.path());
     journal.append(settled(0), false).await.unwrap();
-    let last = journal.append(settled(1), true).await.unwrap();
+    let last = journal.append(settled(1), true).await.unwrap().number;
     until_synced(&journal, last).await;
     drop(journal);
     assert_eq!(numbers(&mut open(dir.path()).await.1), [0, 1]);
@@ -318,7 +319,7 @@ async fn a_full_queue_makes_appenders_wait() {
     journal.append(append(2, half.clone()), true).await.unwrap();
     assert!(matches!(journal.try_append(append(3, half.clone()), true), Err(JournalError::Full)));
     assert!(journal.append(append(3, half), true).now_or_never().is_none());
-    assert_eq!(journal.try_append(settled(3), true).unwrap().get(), 3);
+    assert_eq!(journal.try_append(settled(3), true).unwrap().number.get(), 3);
     drop((began, go));
 }
 
@@ -329,7 +330,7 @@ async fn a_frame_past_its_limit_is_refused() {
     let frame = append(0, vec![0; limits::JOURNAL_FRAME_BYTES_MAX]);
     let error = journal.append(frame, true).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert_eq!(journal.append(settled(0), true).await.unwrap(), FrameNumber::ZERO);
+    assert_eq!(journal.append(settled(0), true).await.unwrap().number, FrameNumber::ZERO);
 }
 
 // ---- torn tails and damage ----
@@ -348,7 +349,7 @@ async fn a_tail_torn_at_any_byte_is_cut_and_appending_goes_on() {
             assert_eq!(replay.damage, [], "cut at {cut}");
             assert_eq!(replay.torn_bytes as usize, data_end - last.start, "cut at {cut}");
             assert_eq!(numbers(&mut replay), [0, 1], "cut at {cut}");
-            assert_eq!(journal.append(settled(9), false).await.unwrap().get(), 2);
+            assert_eq!(journal.append(settled(9), false).await.unwrap().number.get(), 2);
             journal.close().await.unwrap();
             let (_, mut replay) = open(dir.path()).await;
             assert_eq!((replay.torn_bytes, replay.damage.len()), (0, 0), "cut at {cut}");
@@ -365,7 +366,7 @@ async fn a_flipped_bit_in_a_synced_frame_is_damage_and_later_frames_return() {
     {
         let (journal, _) = open(dir.path()).await;
         for n in 0..5 {
-            let number = journal.append(mixed(n), true).await.unwrap();
+            let number = journal.append(mixed(n), true).await.unwrap().number;
             until_synced(&journal, number).await;
         }
     }
@@ -385,7 +386,8 @@ async fn a_flipped_bit_in_a_synced_frame_is_damage_and_later_frames_return() {
         let (_journal, mut replay) = open(dir.path()).await;
         assert_eq!(replay.damage, [expected]);
         assert_eq!(replay.torn_bytes, 0);
-        let replayed: Vec<_> = rest(&mut replay).iter().map(|r| (r.number.get(), r.after_damage)).collect();
+        let replayed: Vec<_> =
+            rest(&mut replay).iter().map(|r| (r.entry.number.get(), r.after_damage)).collect();
         assert_eq!(replayed, [(0, false), (1, false), (3, true), (4, true)]);
     }
 }
@@ -403,7 +405,7 @@ async fn an_unsynced_group_written_in_part_is_cut_from_its_first_hole() {
     assert_eq!(numbers(&mut replay), [0, 1]);
     // The frames behind the hole are still in the old file; new ones with their numbers come in their place.
     for n in 2..6 {
-        assert_eq!(journal.append(settled(100 + n), false).await.unwrap().get(), n);
+        assert_eq!(journal.append(settled(100 + n), false).await.unwrap().number.get(), n);
     }
     journal.close().await.unwrap();
     let (_, mut replay) = open(dir.path()).await;
@@ -544,7 +546,7 @@ fn a_search_that_gets_too_expensive_ends_in_damage_and_not_in_a_cut() {
 async fn a_failed_sync_kills_the_journal_and_reports_nothing_of_its_group() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, faults) = open_faulty(dir.path());
-    let first = journal.append(settled(0), true).await.unwrap();
+    let first = journal.append(settled(0), true).await.unwrap().number;
     until_synced(&journal, first).await;
     faults.failing_sync.store(1, Ordering::SeqCst);
     journal.append(settled(1), true).await.unwrap();
@@ -562,7 +564,7 @@ async fn a_failed_sync_kills_the_journal_and_reports_nothing_of_its_group() {
 async fn a_full_disk_kills_the_journal_and_leaves_what_was_synced() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, faults) = open_faulty(dir.path());
-    let first = journal.append(mixed(0), true).await.unwrap();
+    let first = journal.append(mixed(0), true).await.unwrap().number;
     until_synced(&journal, first).await;
     faults.space.store(100, Ordering::SeqCst);
     journal.append(append(1, vec![1; 300]), true).await.unwrap();
@@ -622,13 +624,13 @@ async fn a_journal_closed_after_everything_was_released_holds_no_frame_and_numbe
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path(), 10).await;
     let (journal, _) = open(dir.path()).await;
-    let last = journal.append(settled(10), false).await.unwrap();
+    let last = journal.append(settled(10), false).await.unwrap().number;
     journal.release_below(last.plus(1));
     journal.close().await.unwrap();
     assert_eq!(list(dir.path()).unwrap().len(), 1);
     let (journal, mut replay) = open(dir.path()).await;
     assert!(numbers(&mut replay).is_empty());
-    assert_eq!(journal.append(settled(11), false).await.unwrap().get(), 11);
+    assert_eq!(journal.append(settled(11), false).await.unwrap().number.get(), 11);
 }
 
 #[tokio::test]
@@ -639,7 +641,7 @@ async fn a_journal_at_its_size_limit_refuses_until_frames_are_released() {
     let mut last = None;
     let error = loop {
         match journal.append(append(0, vec![0; 1000]), false).await {
-            Ok(number) => last = Some(number),
+            Ok(entry) => last = Some(entry.number),
             Err(error) => break error,
         }
     };
@@ -653,7 +655,7 @@ async fn a_journal_at_its_size_limit_refuses_until_frames_are_released() {
     while journal.bytes() > 1024 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(journal.append(settled(0), false).await.unwrap(), last.plus(1));
+    assert_eq!(journal.append(settled(0), false).await.unwrap().number, last.plus(1));
 }
 
 #[tokio::test]

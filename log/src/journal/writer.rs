@@ -16,6 +16,7 @@ use crate::limits;
 use crate::model::ClusterId;
 use crate::mutation::{self, Mutation};
 
+use super::entry::JournalEntry;
 use super::files::Device;
 use super::frame::{Encoded, FILE_HEADER_LEN, FileHeader, FrameNumber, Seal};
 use super::replay::Part;
@@ -32,7 +33,7 @@ const IDLE_ROTATE_DIVISOR: u64 = 8;
 #[derive(Debug)]
 struct Queued {
     encoded: Encoded,
-    number: FrameNumber,
+    entry: JournalEntry,
     sync: bool,
 }
 
@@ -93,7 +94,7 @@ impl Shared {
     }
 
     /// Gives a frame its number and queues it. The caller holds room for it.
-    pub(super) fn push(&self, encoded: Encoded, sync: bool) -> Result<FrameNumber, JournalError> {
+    pub(super) fn push(&self, encoded: Encoded, sync: bool) -> Result<JournalEntry, JournalError> {
         let mut state = self.state.lock();
         if state.dead {
             return Err(JournalError::Dead);
@@ -105,9 +106,10 @@ impl Shared {
         let number = state.next;
         state.bytes = bytes;
         state.next = number.plus(1);
-        state.queue.push(Queued { encoded, number, sync });
+        let entry = JournalEntry::queued(number);
+        state.queue.push(Queued { encoded, entry: entry.clone(), sync });
         self.wake.notify_one();
-        Ok(number)
+        Ok(entry)
     }
 
     pub(super) fn release_below(&self, frame: FrameNumber) {
@@ -322,8 +324,9 @@ impl Writer {
 
     fn write_frames(&mut self, frames: &mut [Queued]) -> io::Result<()> {
         for queued in frames.iter_mut() {
-            queued.encoded.seal(&self.seal, queued.number, self.synced_below);
+            queued.encoded.seal(&self.seal, queued.entry.number, self.synced_below);
         }
+        let mut position = self.active.end;
         let mut slices: Vec<IoSlice<'_>> = frames.iter().flat_map(|queued| queued.encoded.slices()).collect();
         let mut left = &mut slices[..];
         while !left.is_empty() {
@@ -336,8 +339,12 @@ impl Writer {
             self.active.end += written as u64;
             IoSlice::advance_slices(&mut left, written);
         }
+        for queued in frames.iter() {
+            queued.entry.written(self.active.file, position, queued.encoded.len());
+            position += queued.encoded.len() as u64;
+        }
         if let Some(last) = frames.last() {
-            self.written_below = last.number.plus(1);
+            self.written_below = last.entry.number.plus(1);
         }
         Ok(())
     }

@@ -103,3 +103,7 @@ id!(
     /// One gateway's data folder: drawn when the folder is made, kept over restarts.
     NodeId
 );
+id!(
+    /// One run of a node's process: drawn at its start, so that a node that comes back is told from the one before.
+    Incarnation
+);

@@ -8,7 +8,7 @@ mod record;
 mod time;
 mod topic;
 
-pub use id::{ClusterId, JobId, NodeId, Nonce, TopicId};
+pub use id::{ClusterId, Incarnation, JobId, NodeId, Nonce, TopicId};
 pub use offset::{LeaderEpoch, Offset, PartitionId, ShardId, TopicPartition, WalSeq};
 pub use record::{Durability, Header, Record};
 pub use time::Timestamp;

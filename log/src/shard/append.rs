@@ -10,8 +10,8 @@ const RECORD_FRAMING: usize = 36;
 /// Most bytes that the framing of a record's header takes: the lengths of name and value.
 const HEADER_FRAMING: usize = 10;
 
-/// Records on their way into one partition.
-#[derive(Debug)]
+/// Records on their way into one partition. Cloning copies the bytes of an encoded batch.
+#[derive(Debug, Clone)]
 pub enum BatchSource {
     /// Few records: the leader puts them into one batch with those of other requests that wait beside them.
     Records {
@@ -47,7 +47,7 @@ impl BatchSource {
 }
 
 /// Records for one partition.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewBatch {
     /// Where to.
     pub partition: TopicPartition,
@@ -71,8 +71,8 @@ pub struct Dedupe {
     pub body_hash: u64,
 }
 
-/// One unit: stored all or nothing.
-#[derive(Debug)]
+/// One unit: stored all or nothing. Cloning copies the bytes of encoded batches.
+#[derive(Debug, Clone, Default)]
 pub struct Append {
     /// At most one per partition.
     pub batches: Vec<NewBatch>,

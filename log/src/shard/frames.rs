@@ -1,22 +1,23 @@
 //! What the shards of a node share of its journal: which frames are still needed, and which appends wait for the next
 //! leadership of their shard.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::journal::{Frame, FrameNumber, Journal, JournalError, Replay};
-use crate::model::ShardId;
+use crate::journal::{Frame, FrameNumber, Journal, JournalEntry, JournalError, Replay};
+use crate::model::{Durability, ShardId};
 use crate::mutation::{self, Mutation};
 use crate::shard::leader::leftover::{Leftover, Sent};
+use crate::shard::leader::spill::Loaded;
 
 /// The leftovers of a shard, oldest first. Whoever leads the shard on this node holds them.
-pub(crate) type Leftovers = OwnedMutexGuard<Vec<Leftover>>;
+pub(crate) type Leftovers = OwnedMutexGuard<VecDeque<Leftover>>;
 
 /// Leftovers that may be held by a leader.
-type OfShard = Arc<AsyncMutex<Vec<Leftover>>>;
+type OfShard = Arc<AsyncMutex<VecDeque<Leftover>>>;
 
 /// The node's journal, shared by its shards. Frames are dropped once every frame before them is stored too.
 #[derive(Debug, Clone)]
@@ -44,34 +45,36 @@ impl SharedJournal {
     /// [`JournalError`]; the node must not lead. The journal keeps every frame.
     ///
     /// # Cost
-    /// Reads the whole journal, and blocks on it: call it where blocking is allowed. Keeps in memory what is not
-    /// settled: at most what the node's shards had accepted and not stored.
+    /// Reads the whole journal, and blocks on it: call it where blocking is allowed. Keeps in memory where each frame lies
+    /// that is not settled, about 100 bytes; its batches are read again when they are appended.
     pub fn adopt(&self, replay: &mut Replay) -> Result<(), JournalError> {
-        let mut found: HashMap<ShardId, Vec<Leftover>> = HashMap::new();
+        let mut found: HashMap<ShardId, VecDeque<Leftover>> = HashMap::new();
         while let Some(replayed) = replay.next()? {
-            let number = replayed.number;
             match replayed.frame {
-                Frame::Append { shard, nonce, batches, .. } => {
-                    let leftover = Leftover { number, origin: nonce, batches, sent: Vec::new() };
-                    found.entry(shard).or_default().push(leftover);
+                // What was to be stored before it is acknowledged was in the journal only to be out of memory.
+                Frame::Append { level: Durability::Object, .. }
+                    if !mutation::is(Mutation::ObjectAppendedAgain) => {}
+                Frame::Append { shard, nonce, .. } => {
+                    let leftover = Leftover { entry: replayed.entry, origin: nonce, sent: Vec::new() };
+                    found.entry(shard).or_default().push_back(leftover);
                 }
                 Frame::Frozen { shard, nonce, seq, first, last } => {
                     let of_shard = found.get_mut(&shard).into_iter().flatten();
-                    let frozen = of_shard.filter(|leftover| (first..=last).contains(&leftover.number));
+                    let frozen = of_shard.filter(|leftover| (first..=last).contains(&leftover.number()));
                     frozen.for_each(|leftover| leftover.sent.push(Sent { nonce, seq }));
                 }
                 Frame::Settled { shard, below, .. } => {
                     if let Some(of_shard) =
                         found.get_mut(&shard).filter(|_| !mutation::is(Mutation::SettledIgnored))
                     {
-                        of_shard.retain(|leftover| leftover.number >= below);
+                        of_shard.retain(|leftover| leftover.number() >= below);
                     }
                 }
             }
         }
         let mut leftovers = self.leftovers.lock();
         for (shard, of_shard) in found {
-            of_shard.iter().for_each(|leftover| self.need(leftover.number));
+            of_shard.iter().for_each(|leftover| self.need(leftover.number()));
             leftovers.insert(shard, Arc::new(AsyncMutex::new(of_shard)));
         }
         Ok(())
@@ -101,12 +104,12 @@ impl SharedJournal {
     ///
     /// # Errors
     /// As [`Journal::append`]: nothing was queued.
-    pub async fn append(&self, frame: Frame, sync: bool) -> Result<FrameNumber, JournalError> {
+    pub async fn append(&self, frame: Frame, sync: bool) -> Result<JournalEntry, JournalError> {
         let reserved = self.journal.next_frame();
         self.need(reserved);
         let appended = self.journal.append(frame, sync).await;
-        if let Ok(number) = appended {
-            self.need(number);
+        if let Ok(entry) = &appended {
+            self.need(entry.number);
         }
         self.stored(&[reserved]);
         appended
@@ -114,7 +117,20 @@ impl SharedJournal {
 
     /// Appends a mark, synced at once, which nothing needs. None when there is no room for it.
     pub(crate) fn mark(&self, frame: Frame) -> Option<FrameNumber> {
-        self.journal.try_append(frame, true).ok()
+        self.journal.try_append(frame, true).ok().map(|entry| entry.number)
+    }
+
+    /// Reads frames back; those that are damaged are errors by themselves. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; a retry reads them all again.
+    pub(crate) fn read(&self, entries: &[JournalEntry]) -> Result<Loaded, JournalError> {
+        let one = |entry: &JournalEntry| match self.journal.read(entry) {
+            Ok(frame) => Ok(Ok(frame)),
+            Err(JournalError::Format(error)) => Ok(Err(error)),
+            Err(error) => Err(error),
+        };
+        entries.iter().map(one).collect()
     }
 
     /// Notes a frame found at the start of the node, which is needed until it is stored.

@@ -9,11 +9,18 @@
 //! The deciding parts are pure and do no IO: [`walk`] (the path), [`state`] (offsets), [`dedupe`] (what was appended
 //! under which name), [`taker`] (becoming leader), [`writer`] (a leader's PUTs and acknowledgements) and [`reader`]
 //! (following without leading). The drivers do the IO: [`open`] runs a taker, [`leader`] a writer beside the journal,
-//! [`follow`] a reader, [`fetch`] reads what [`partition`] says is where, and [`truncate`] moves log starts, which
+//! [`follow`] a reader, [`fetch`] reads what [`partition`] says is where, through [`cache`], and [`truncate`] moves log starts, which
 //! [`pages`] hold.
+//!
+//! A node has one [`ShardIndex`] per shard for all its life. Its readers go by that alone; it is fed by the leader's
+//! task while the node leads the shard, else by a [`Following`], which takes what another node's leader offers
+//! ([`feed`]) and reads the store where that does not fit.
 
+mod ahead;
 pub mod append;
+pub mod cache;
 pub mod dedupe;
+pub mod feed;
 pub mod fetch;
 pub mod follow;
 pub mod frames;
@@ -24,6 +31,7 @@ pub mod partition;
 pub mod reader;
 pub mod signal;
 pub mod state;
+mod tail;
 pub mod taker;
 #[cfg(test)]
 mod tests;
@@ -33,10 +41,13 @@ pub mod walk;
 pub mod writer;
 
 pub use append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch, Placement};
+pub use cache::BlockCache;
+pub use feed::{Fed, Feed, StoredObject};
 pub use fetch::{Backlog, FetchError, Fetched, ShardIndex};
+pub use follow::{FollowError, Following, Offered};
 pub use frames::SharedJournal;
 pub use leader::leftover::RECOVERED_HEADER;
-pub use leader::{LeaderOptions, Receipt, RecoverError, Shard};
+pub use leader::{Completion, Ending, LeaderOptions, Receipt, RecoverError, Shard};
 pub use open::{OpenError, ShardStore};
 pub use pages::Pages;
 pub use partition::{PartitionLog, PartitionUsage, PartitionView};

@@ -15,9 +15,10 @@ use crate::format::wal_object::{self, Footer, ObjectKind, TailIndex, WalHeader};
 use crate::keys::Keys;
 use crate::limits;
 use crate::model::{ClusterId, ShardId, Timestamp, WalSeq};
+use crate::shard::ahead::ReadAhead;
 use crate::shard::pages::Pages;
 use crate::shard::taker::{Answer, Ask, Leadership, PathObject, PutAnswer, Taker, TakerError};
-use crate::store::{CreateAnswer, Store, StoreError, Swap};
+use crate::store::{CreateAnswer, Register, Revision, Store, StoreError, Swap};
 
 /// Bytes of an object's end that usually hold its index.
 const SUFFIX_LEN: u64 = 64 * 1024;
@@ -79,20 +80,25 @@ impl ShardStore {
     /// [`OpenError`]; a retry begins anew and is always safe.
     ///
     /// # Cost
-    /// 3 GETs of the manifest, 1 PUT, and up to 3 GETs for each WAL object above the floor.
+    /// 3 GETs of the manifest, 1 PUT, and up to 3 GETs for each WAL object above the floor, up to
+    /// [`limits::READ_AHEAD_MAX`] objects at once; as many GETs at most find nothing.
     pub async fn take_over(&self, now: Timestamp, nonces: StdRng) -> Result<Leadership, OpenError> {
         let (mut taker, mut ask) = Taker::new(self.cluster, self.shard, now, nonces);
         let mut pause = limits::PUT_BACKOFF_MIN;
+        let mut ahead = ReadAhead::new(self.clone());
         loop {
             let answer = match ask {
                 Ask::Lead(leadership) => return Ok(*leadership),
-                Ask::Manifest => Answer::Manifest(self.manifest().await?.map(|(manifest, _)| manifest)),
+                Ask::Manifest => {
+                    ahead.forget();
+                    Answer::Manifest(self.manifest().await?.map(|(manifest, _)| manifest))
+                }
                 Ask::CreateManifest(manifest) => {
                     self.create_manifest(&manifest).await?;
                     Answer::ManifestCreated
                 }
                 Ask::Snapshot(hash) => Answer::Snapshot(self.snapshot(hash).await?),
-                Ask::Object(seq) => Answer::Object(self.wal_object(seq).await?.map(Box::new)),
+                Ask::Object(seq) => Answer::Object(ahead.object(seq).await?.map(Box::new)),
                 Ask::PutEpoch { seq, body, again } => {
                     if again {
                         tokio::time::sleep(pause).await;
@@ -112,9 +118,28 @@ impl ShardStore {
     ///
     /// # Cost
     /// 1 GET.
-    pub async fn manifest(&self) -> Result<Option<(Manifest, crate::store::Revision)>, OpenError> {
+    pub async fn manifest(&self) -> Result<Option<(Manifest, Revision)>, OpenError> {
         let key = self.keys.manifest(self.shard);
         let Some(found) = self.store.read_register(&key).await? else { return Ok(None) };
+        let manifest = Manifest::decode(&found.body).map_err(|source| damaged(&key, source))?;
+        Ok(Some((manifest, found.revision)))
+    }
+
+    /// Reads the manifest and its revision unless it still has a known revision; none if it has, or if there is none.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a retry is safe.
+    ///
+    /// # Cost
+    /// 1 GET; without a body where nothing has changed and the store has ETags.
+    pub async fn manifest_if_changed(
+        &self,
+        known: Option<&Revision>,
+    ) -> Result<Option<(Manifest, Revision)>, OpenError> {
+        let key = self.keys.manifest(self.shard);
+        let Register::Changed(found) = self.store.read_register_if_changed(&key, known).await? else {
+            return Ok(None);
+        };
         let manifest = Manifest::decode(&found.body).map_err(|source| damaged(&key, source))?;
         Ok(Some((manifest, found.revision)))
     }

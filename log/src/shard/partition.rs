@@ -1,6 +1,7 @@
 //! What one partition looks like to readers: how far it goes, and where its batches are.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -69,6 +70,9 @@ pub(crate) enum Located {
 }
 
 /// One partition's index: extents in the store, then batches in memory. They may overlap.
+///
+/// Invariants: no extent reaches above the high watermark, and no log starts above it. The batches in memory follow each
+/// other without a hole and reach at least as far as the extents do, or there are none.
 #[derive(Debug)]
 pub struct PartitionLog {
     partition: TopicPartition,
@@ -98,6 +102,13 @@ impl PartitionLog {
         self.inner.read().high_watermark
     }
 
+    /// Returns the offsets at which the next run in the store may begin: where the last one ends, or further on while the
+    /// log starts further on, for then those who truncated know more of it.
+    pub(crate) fn next_offsets(&self) -> RangeInclusive<Offset> {
+        let inner = self.inner.read();
+        inner.stored_end()..=inner.high_watermark
+    }
+
     /// Returns how far it goes.
     pub fn view(&self) -> PartitionView {
         let inner = self.inner.read();
@@ -107,7 +118,7 @@ impl PartitionLog {
     /// Returns what it takes. Looks at every extent and every batch in memory.
     pub fn usage(&self) -> PartitionUsage {
         let inner = self.inner.read();
-        let stored_end = inner.extents.last().map_or(Offset::ZERO, |extent| extent.entry.end_offset);
+        let stored_end = inner.stored_end();
         let unstored_from = |batch: &&TailBatch| batch.base >= stored_end && batch.end > inner.log_start;
         let unstored = inner.tail.iter().filter(unstored_from);
         let unstored_bytes: u64 = unstored.map(|batch| batch.bytes.len() as u64).sum();
@@ -135,6 +146,30 @@ impl PartitionLog {
                 high_watermark: inner.high_watermark,
             },
         }
+    }
+
+    /// Returns the run before this one, and those behind it that readers need the store for, up to so many runs and
+    /// about so many bytes, but at least one.
+    pub(crate) fn around(
+        &self,
+        extent: &Extent,
+        max: usize,
+        max_bytes: usize,
+    ) -> (Option<Extent>, Vec<Extent>) {
+        let inner = self.inner.read();
+        let end = extent.entry.end_offset;
+        let behind = inner.extents.partition_point(|extent| extent.entry.end_offset <= end);
+        let before = behind.checked_sub(2).and_then(|before| inner.extents.get(before)).copied();
+        let tail = inner.tail.front().map_or(inner.high_watermark, |batch| batch.base);
+        let needed = |extent: &&Extent| extent.entry.base_offset < tail;
+        let mut size = 0;
+        let mut fits = |extent: &&Extent| {
+            let first = size == 0;
+            size += u64::from(extent.entry.length);
+            first || size <= max_bytes as u64
+        };
+        let behind = inner.extents[behind..].iter().take(max).take_while(needed);
+        (before, behind.take_while(|extent| fits(extent)).copied().collect())
     }
 
     /// Returns where to begin to look for the first record at or after a timestamp; none when there is none yet.
@@ -171,11 +206,27 @@ impl PartitionLog {
     pub(crate) fn start_at(&self, log_start: Offset) {
         let mut inner = self.inner.write();
         inner.log_start = inner.log_start.max(log_start);
+        inner.high_watermark = inner.high_watermark.max(log_start);
     }
 
-    /// Adds a run in the store behind the others.
-    pub(crate) fn add_extent(&self, extent: Extent) {
-        self.inner.write().extents.push(extent);
+    /// Adds a run in the store behind the others: readers see it from now on. `batches` gives its batches, where they are
+    /// at hand and not in memory yet. Tells whether they are in memory now.
+    pub(crate) fn add_extent(&self, extent: Extent, batches: impl FnOnce() -> Option<Bytes>) -> bool {
+        let mut inner = self.inner.write();
+        let IndexEntry { base_offset: base, end_offset: end, max_timestamp, .. } = extent.entry;
+        inner.extents.push(extent);
+        inner.high_watermark = inner.high_watermark.max(end);
+        if inner.tail_end() >= end {
+            return true;
+        }
+        let bytes = batches();
+        // What is in memory may not have a hole; all of it is in the store.
+        if bytes.is_none() || inner.tail_end() != base {
+            inner.tail.clear();
+        }
+        let is_held = bytes.is_some();
+        inner.tail.extend(bytes.map(|bytes| TailBatch { base, end, max_timestamp, bytes }));
+        is_held
     }
 
     /// Replaces the runs of WAL objects below a new floor, and the rolled objects that are no longer listed, by these.
@@ -188,6 +239,20 @@ impl PartitionLog {
         let mut extents = rolled;
         extents.extend(above.copied().collect::<Vec<_>>());
         inner.extents = extents;
+        let stored_end = inner.stored_end();
+        inner.high_watermark = inner.high_watermark.max(stored_end);
+        if inner.tail_end() < stored_end {
+            inner.tail.clear();
+        }
+    }
+
+    /// Forgets batches in memory that end above the high watermark: whoever put them there will not store them any more,
+    /// and others may get their offsets.
+    pub(crate) fn drop_unpublished(&self) {
+        let mut inner = self.inner.write();
+        while inner.tail_end() > inner.high_watermark {
+            inner.tail.pop_back();
+        }
     }
 
     /// Forgets everything: the topic is gone.
@@ -207,6 +272,16 @@ impl PartitionLog {
 }
 
 impl Inner {
+    /// Returns where the runs in the store end; 0 without any.
+    fn stored_end(&self) -> Offset {
+        self.extents.last().map_or(Offset::ZERO, |extent| extent.entry.end_offset)
+    }
+
+    /// Returns where the batches in memory end; 0 without any.
+    fn tail_end(&self) -> Offset {
+        self.tail.back().map_or(Offset::ZERO, |batch| batch.end)
+    }
+
     fn tail_from(&self, from: Offset, max_bytes: usize) -> Vec<Bytes> {
         let first = self.tail.partition_point(|batch| batch.end <= from);
         let mut found = Vec::new();

@@ -1,7 +1,7 @@
 //! Following a shard's log without leading it: rules R1 to R5 of the protocol, without IO.
 
 use crate::format::manifest::Manifest;
-use crate::format::wal_object::ObjectKind;
+use crate::format::wal_object::{ObjectKind, WalHeader};
 use crate::model::WalSeq;
 use crate::mutation::{self, Mutation};
 use crate::shard::taker::PathObject;
@@ -68,6 +68,33 @@ impl Reader {
     /// Begins a reader; the first thing to do is [`Ask::Manifest`].
     pub fn new() -> (Self, Ask) {
         (Self { step: Step::Begin, walk: None }, Ask::Manifest)
+    }
+
+    /// Begins a reader at a position of the path below which nothing is missing: where another reader stood, or where a
+    /// leader that resolved everything below began its next object. The first thing to do is [`Self::go_on`].
+    pub(crate) fn on(walk: Walk) -> Self {
+        Self { step: Step::Paused, walk: Some(walk) }
+    }
+
+    /// Returns where on the path it stands; none before the first manifest.
+    pub fn walk(&self) -> Option<&Walk> {
+        self.walk.as_ref()
+    }
+
+    /// Takes a DATA object that somebody offers who knows that it is in the log, in place of reading it (R2). Tells
+    /// whether it was taken; then call [`Self::go_on`], whatever was asked before.
+    ///
+    /// It is taken where it is what R5 demands of the object at the reader's position. Whatever else it is says nothing
+    /// about the log: the store is asked.
+    pub fn offer(&mut self, header: &WalHeader) -> bool {
+        // After an EPOCH was seen here only the floor tells what counts (R3).
+        let is_open = matches!(self.step, Step::Looking | Step::CheckingTail | Step::Paused);
+        let Some(walk) = self.walk.as_mut().filter(|walk| is_open && walk.is_next(header)) else {
+            return false;
+        };
+        let is_taken = walk.accept(header).is_ok();
+        self.step = Step::Paused;
+        is_taken
     }
 
     /// Goes on after [`Ask::Restart`], [`Ask::Deliver`] or [`Ask::Wait`].

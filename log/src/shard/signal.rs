@@ -22,6 +22,12 @@ impl Signals {
         self.sender(topic).subscribe()
     }
 
+    /// Returns the topics that somebody waits for or will: those with a receiver.
+    pub fn subscribed(&self) -> Vec<TopicId> {
+        let topics = self.topics.read();
+        topics.iter().filter(|(_, sender)| sender.receiver_count() > 0).map(|(topic, _)| *topic).collect()
+    }
+
     /// Wakes the topic's readers.
     pub(crate) fn raise(&self, topic: TopicId) {
         if let Some(sender) = self.topics.read().get(&topic) {

@@ -5,7 +5,9 @@
 //! manifest: rolls carry the pages along, a truncation carries along what rolls changed, and neither is lost. The
 //! pages that are replaced are left to a compactor's sweep; records below a log start are not removed here either.
 //!
-//! A log start never lies above what the store holds of its partition: what is only in the journal is flushed first.
+//! A log start never lies above what the store holds of its partition. Where the journal is as good as the store, what is
+//! only there is flushed first; on a store that others may write nobody sees it before it is stored, so that any node may
+//! truncate up to the high watermark it knows, which is never above the leader's.
 
 use crate::error::{ErrorKind, FormatError, Outcome};
 use crate::format::manifest::Manifest;
@@ -28,7 +30,7 @@ pub enum TruncateError {
         /// The furthest that its log may start.
         high_watermark: Offset,
     },
-    /// This node does not lead the shard. Nothing was changed.
+    /// The store is this node's alone, and its leader of the shard has ended. Nothing was changed.
     #[error("shard has no leader here")]
     NoLeader,
     /// The manifest or a page could not be read. Nothing was changed.
@@ -135,22 +137,43 @@ impl Shard {
     /// # Cost
     /// As [`ShardStore::truncate`], and 1 PUT where records were only in the journal.
     pub async fn truncate(&self, starts: &[(TopicPartition, Offset)]) -> Result<(), TruncateError> {
-        for (partition, start) in starts {
-            let high_watermark = self.index().log(*partition).high_watermark();
-            if *start > high_watermark {
-                return Err(TruncateError::AboveHighWatermark { partition: *partition, high_watermark });
+        let index = self.index();
+        index.check_starts(starts)?;
+        if index.at.store.is_exclusive() {
+            self.flush().await;
+            if !self.is_leading() {
+                return Err(TruncateError::NoLeader);
             }
         }
-        self.flush().await;
-        if !self.is_leading() {
-            return Err(TruncateError::NoLeader);
-        }
-        self.index().truncate(starts).await
+        index.truncate(starts).await
     }
 }
 
 impl ShardIndex {
-    async fn truncate(&self, starts: &[(TopicPartition, Offset)]) -> Result<(), TruncateError> {
+    /// Checks that no log would start above what readers of this node see.
+    fn check_starts(&self, starts: &[(TopicPartition, Offset)]) -> Result<(), TruncateError> {
+        for (partition, start) in starts {
+            let (partition, high_watermark) = (*partition, self.log(*partition).high_watermark());
+            if *start > high_watermark {
+                return Err(TruncateError::AboveHighWatermark { partition, high_watermark });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves log starts forward as [`Shard::truncate`] does, on a store that others may write, whoever leads the shard: there
+    /// a high watermark lies nowhere above what is stored.
+    ///
+    /// # Errors
+    /// [`TruncateError`]; a retry is safe.
+    ///
+    /// # Cancel safety
+    /// As [`Shard::truncate`].
+    ///
+    /// # Cost
+    /// As [`ShardStore::truncate`].
+    pub async fn truncate(&self, starts: &[(TopicPartition, Offset)]) -> Result<(), TruncateError> {
+        self.check_starts(starts)?;
         let _alone = self.changes.lock().await;
         let done = self.at.truncate(starts, &self.pages()).await;
         match done {

@@ -1,11 +1,16 @@
-//! One step of one object's upload: a PUT, or the reading that its answer calls for.
+//! One step of one object's upload: reading it back from the journal, a PUT, or the reading that its answer calls for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::spawn_blocking;
 
 use crate::format::wal_object::WalHeader;
+use crate::journal::JournalEntry;
 use crate::model::WalSeq;
+use crate::shard::frames::SharedJournal;
+use crate::shard::leader::spill::Loaded;
 use crate::shard::open::{OpenError, ShardStore, next_pause};
 use crate::shard::taker::PutAnswer;
 
@@ -22,6 +27,8 @@ pub(super) enum Found {
     Stranger,
     /// The manifest's floor.
     Floor(WalSeq),
+    /// What the journal holds.
+    Loaded(Loaded),
 }
 
 /// A finished step.
@@ -61,6 +68,22 @@ pub(super) async fn prove(at: ShardStore, seq: WalSeq) -> Step {
     match found {
         Found::Header(header) => Step { seq, found: Found::Proof(header) },
         found => Step { seq, found },
+    }
+}
+
+/// Reads frames of the journal back, as [`read_back`] reads a header: without them the log cannot go on.
+pub(super) async fn load(journal: SharedJournal, seq: WalSeq, entries: Vec<JournalEntry>) -> Step {
+    let mut pause = crate::limits::PUT_BACKOFF_MIN;
+    let entries = Arc::new(entries);
+    loop {
+        let (from, wanted) = (journal.clone(), Arc::clone(&entries));
+        match spawn_blocking(move || from.read(&wanted)).await {
+            Ok(Ok(loaded)) => return Step { seq, found: Found::Loaded(loaded) },
+            Ok(Err(error)) => tracing::warn!(error = %error, "cannot read the journal back"),
+            Err(error) => tracing::warn!(error = %error, "cannot read the journal back"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = next_pause(pause);
     }
 }
 

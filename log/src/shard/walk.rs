@@ -2,6 +2,7 @@
 
 use crate::format::wal_object::{ObjectKind, WalHeader};
 use crate::model::{ClusterId, LeaderEpoch, Nonce, ShardId, Timestamp, WalSeq};
+use crate::shard::taker::Leadership;
 
 /// An object on the path that no writer following the rules could have put there.
 ///
@@ -75,6 +76,18 @@ impl Walk {
         }
     }
 
+    /// Starts where a leadership begins to write.
+    pub(crate) fn of_leadership(leadership: &Leadership) -> Self {
+        let Leadership { manifest, epoch, nonce, first_seq, append_time, .. } = leadership;
+        Self {
+            position: *first_seq,
+            epoch: *epoch,
+            nonce: Some(*nonce),
+            append_time: *append_time,
+            ..Self::from_manifest(manifest)
+        }
+    }
+
     /// Returns the next number to look at. While it is absent, it is the tail.
     pub fn position(&self) -> WalSeq {
         self.position
@@ -98,6 +111,11 @@ impl Walk {
     /// Moves over numbers that were not looked at, as the rules never do.
     pub(crate) fn jump_to(&mut self, position: WalSeq) {
         self.position = position;
+    }
+
+    /// Tells whether an object is the DATA that belongs at [`Self::position`].
+    pub(crate) fn is_next(&self, header: &WalHeader) -> bool {
+        header.kind == ObjectKind::Data && self.clone().accept(header).is_ok()
     }
 
     /// Checks the object found at [`Self::position`] and moves past it (R2 to R5 of the protocol).

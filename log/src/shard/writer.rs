@@ -39,6 +39,11 @@ pub enum Ended {
         /// Where.
         seq: WalSeq,
     },
+    /// The leader cannot build the next object. Nothing was sent at its number or above.
+    GivenUp {
+        /// That number.
+        seq: WalSeq,
+    },
 }
 
 #[derive(Debug)]
@@ -131,6 +136,12 @@ impl Writer {
         self.stopping = true;
         self.ended.get_or_insert(Ended::Impossible { seq });
         Next::Stop
+    }
+
+    /// Ends the leadership, because its next object cannot be built.
+    pub fn give_up(&mut self) {
+        self.stopping = true;
+        self.ended.get_or_insert(Ended::GivenUp { seq: self.next });
     }
 
     /// Takes the floor, read after an EPOCH was seen at `seq`, and returns how the leadership ended (W6).

@@ -40,7 +40,7 @@ pub use self::create_only::CreateAnswer;
 pub use self::error::{OpenError, Operation, StoreError};
 pub use self::lock::FolderLock;
 pub use self::probe::{ProbeError, Property};
-pub use self::register::{Revision, Swap, Versioned};
+pub use self::register::{Register, Revision, Swap, Versioned};
 pub use self::s3::{S3Endpoint, S3Keys, S3Options};
 pub use self::url::{InvalidStoreUrl, StoreUrl};
 

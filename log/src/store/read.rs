@@ -119,9 +119,17 @@ impl Store {
         key: &Path,
         range: Option<GetRange>,
     ) -> Result<Option<(ObjectMeta, Bytes)>, StoreError> {
+        self.fetch_with(key, GetOptions { range, ..GetOptions::default() }).await
+    }
+
+    /// Reads as [`Self::fetch`] does, with a range or a condition.
+    pub(super) async fn fetch_with(
+        &self,
+        key: &Path,
+        options: GetOptions,
+    ) -> Result<Option<(ObjectMeta, Bytes)>, StoreError> {
         let failed = failed(Operation::Get, key);
         bounded(Operation::Get, key, async {
-            let options = GetOptions { range, ..GetOptions::default() };
             let found = match self.objects.get_opts(key, options).await {
                 Err(Below::NotFound { .. }) => return Ok(None),
                 found => found.map_err(&failed)?,

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use object_store::path::Path;
-use object_store::{Error as Below, ObjectMeta, PutMode, PutResult, UpdateVersion};
+use object_store::{Error as Below, GetOptions, ObjectMeta, PutMode, PutResult, UpdateVersion};
 
 use super::{Operation, Store, StoreError, backoff};
 use crate::error::Outcome;
@@ -49,6 +49,17 @@ pub struct Versioned {
     pub revision: Revision,
 }
 
+/// A register, compared with a content that the caller has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Register {
+    /// It was never written.
+    Absent,
+    /// It holds what the caller has.
+    Unchanged,
+    /// It holds this.
+    Changed(Versioned),
+}
+
 /// How a swap ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a conflict has changed nothing"]
@@ -70,6 +81,36 @@ impl Store {
     pub async fn read_register(&self, key: &Path) -> Result<Option<Versioned>, StoreError> {
         let found = self.fetch(key, None).await?;
         Ok(found.map(|(meta, body)| Versioned { revision: Revision::of_object(meta, &body), body }))
+    }
+
+    /// Reads a register, but for its content where that is the one named `known`.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    ///
+    /// # Cost
+    /// One GET, without a body where nothing has changed and the store has ETags.
+    pub async fn read_register_if_changed(
+        &self,
+        key: &Path,
+        known: Option<&Revision>,
+    ) -> Result<Register, StoreError> {
+        // A store without ETags knows no content by a content tag, and answers with the body.
+        let if_none_match = known.and_then(|known| known.e_tag.clone());
+        let found = self.fetch_with(key, GetOptions { if_none_match, ..GetOptions::default() }).await;
+        let (meta, body) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Register::Absent),
+            Err(StoreError::Failed { source: Below::NotModified { .. }, .. }) => {
+                return Ok(Register::Unchanged);
+            }
+            Err(error) => return Err(error),
+        };
+        let revision = Revision::of_object(meta, &body);
+        if known == Some(&revision) {
+            return Ok(Register::Unchanged);
+        }
+        Ok(Register::Changed(Versioned { revision, body }))
     }
 
     /// Replaces the content named `expected`, or writes the first content if it is `None`.

@@ -50,6 +50,17 @@ pub struct S3Options {
     pub keys: Option<S3Keys>,
 }
 
+impl S3Options {
+    /// Tells whether a bucket has to be named in the path at the endpoint that these options name.
+    pub fn names_bucket_in_path(&self, bucket: &str) -> bool {
+        names_bucket_in_path(self.path_style, self.endpoint.as_ref(), bucket)
+    }
+}
+
+fn names_bucket_in_path(asked: bool, endpoint: Option<&S3Endpoint>, bucket: &str) -> bool {
+    asked || endpoint.is_some_and(S3Endpoint::is_address) || bucket.contains('.')
+}
+
 /// A pair of access keys. Not shown when it is printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct S3Keys {
@@ -166,8 +177,7 @@ fn builder(bucket: &str, options: &S3Options) -> Result<AmazonS3Builder, OpenErr
             named.map(|url| url.parse()).transpose().map_err(|source| OpenError::Endpoint { source })?
         }
     };
-    let is_address = endpoint.as_ref().is_some_and(S3Endpoint::is_address);
-    let path_style = options.path_style || is_address || bucket.contains('.');
+    let path_style = names_bucket_in_path(options.path_style, endpoint.as_ref(), bucket);
     if let Some(endpoint) = &endpoint {
         let url = match path_style {
             true => endpoint.to_string(),

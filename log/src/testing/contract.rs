@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::error::Outcome;
-use crate::store::{CreateAnswer, Path, PutPayload, Store, StoreError, Swap};
+use crate::store::{CreateAnswer, Path, PutPayload, Register, Revision, Store, StoreError, Swap};
 
 /// Writers of one race.
 const WRITERS: usize = 16;
@@ -134,6 +134,7 @@ pub async fn register_contract(store: &Store, other: &Store) {
     assert_eq!(lines.len(), WRITERS * SWAPS, "a swap was applied twice");
 
     stale_revisions(store, other).await;
+    changes_only(store, other).await;
 }
 
 /// Adds a line to a register, exactly once. The body's length is its version number.
@@ -180,6 +181,30 @@ async fn stale_revisions(store: &Store, other: &Store) {
         assert_eq!(swap, Swap::Conflict);
     }
     assert_eq!(patiently(|| store.get(&absent)).await, None, "a swap of nothing wrote something");
+}
+
+/// A register tells whether it still holds what a reader has.
+async fn changes_only(store: &Store, other: &Store) {
+    let key = Path::from("registers/compared");
+    let compare = |known: Option<Revision>| {
+        let key = &key;
+        patiently(move || {
+            let known = known.clone();
+            async move { other.read_register_if_changed(key, known.as_ref()).await }
+        })
+    };
+    assert_eq!(compare(None).await, Register::Absent);
+    add_line(store, &key, "first\n").await;
+    let Register::Changed(first) = compare(None).await else { panic!("the first content was not shown") };
+    let known = patiently(|| store.read_register(&key)).await.expect("it was swapped");
+    assert_eq!(first, known, "two ways to read one content");
+    assert_eq!(compare(Some(known.revision)).await, Register::Unchanged);
+    add_line(store, &key, "second\n").await;
+    let Register::Changed(second) = compare(Some(first.revision)).await else {
+        panic!("a change was missed")
+    };
+    assert_eq!(second.body.as_ref(), b"first\nsecond\n");
+    assert_eq!(compare(Some(second.revision)).await, Register::Unchanged);
 }
 
 /// Reads, listings and deletes.

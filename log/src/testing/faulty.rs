@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -93,6 +94,7 @@ struct State {
     late: Vec<Late>,
     calls: HashMap<Operation, usize>,
     calls_left: Option<usize>,
+    latency: Duration,
 }
 
 #[derive(Debug)]
@@ -145,6 +147,7 @@ impl FaultyStore {
             late: Vec::new(),
             calls: HashMap::new(),
             calls_left: None,
+            latency: Duration::ZERO,
         };
         Self { objects, state: Arc::new(Mutex::new(state)) }
     }
@@ -166,6 +169,11 @@ impl FaultyStore {
     /// process dies, as far as the store can tell.
     pub fn fail_after(&self, calls: Option<usize>) {
         self.state.lock().calls_left = calls;
+    }
+
+    /// Lets every call take so long before it reaches the store.
+    pub fn set_latency(&self, latency: Duration) {
+        self.state.lock().latency = latency;
     }
 
     /// Holds the calls that are meant, until the answer is dropped or released.
@@ -198,11 +206,14 @@ impl FaultyStore {
 
     /// Counts a call, waits where calls are held, and says what goes wrong with it.
     async fn begin(&self, operation: Operation, key: &Path) -> Option<Fault> {
-        let fault = {
+        let (fault, latency) = {
             let mut state = self.state.lock();
             *state.calls.entry(operation).or_default() += 1;
-            state.fault(operation, key)
+            (state.fault(operation, key), state.latency)
         };
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         self.pass(operation, key, Moment::Request).await;
         fault
     }

@@ -47,6 +47,34 @@ impl EncodedBatch {
         self.bytes.len()
     }
 
+    /// Reads a batch that [`Self::into_bytes`] gave, and checks it against its checksum. Copies the bytes.
+    ///
+    /// # Errors
+    /// [`FormatError`]: it is no batch, more than one, damaged, has a place already, or leaves out offsets.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let header = BatchHeader::parse(bytes)?;
+        let invalid = |field| FormatError::Field { what: BATCH, field };
+        if header.size_bytes != bytes.len() {
+            return Err(invalid("length"));
+        }
+        if header.base_offset != Offset::ZERO || header.leader_epoch != LeaderEpoch::ZERO {
+            return Err(invalid("base offset"));
+        }
+        if header.last_offset_delta != header.count - 1 {
+            return Err(invalid("record count"));
+        }
+        if header::stored_checksum(bytes) != header::checksum(bytes) {
+            return Err(FormatError::Checksum { what: BATCH });
+        }
+        let (count, max_timestamp) = (header.count, header.max_timestamp);
+        Ok(Self { bytes: bytes.to_vec(), count, max_timestamp })
+    }
+
+    /// Returns the bytes of the whole batch, for another node. No copy.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from(self.bytes)
+    }
+
     /// Patches base offset and leader epoch in place: no copy of the body, no new checksum.
     ///
     /// Offsets stay below 2^63, as Kafka stores them; a batch placed higher cannot be read.

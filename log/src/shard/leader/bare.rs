@@ -13,14 +13,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::format::wal_object::WalHeader;
-use crate::journal::{Progress, Replayed};
+use crate::journal::{JournalEntry, Progress, Replayed};
 use crate::model::{LeaderEpoch, Offset, Timestamp, TopicPartition, WalSeq};
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, AppendError, Appended};
 use crate::shard::frames::SharedJournal;
 use crate::shard::leader::core::{AckFrom, LeaderCore, Logs, Setup};
 use crate::shard::leader::{Queued, RecoverError};
-use crate::shard::partition::{Located, PartitionLog};
+use crate::shard::partition::{Extent, Located, PartitionLog, Source};
 use crate::shard::taker::{Leadership, PutAnswer};
 use crate::shard::writer::Ended;
 
@@ -40,6 +40,8 @@ pub struct BareOptions {
     pub flush_linger: Duration,
     /// Size at which an object is frozen.
     pub object_bytes: usize,
+    /// Bytes in memory past which more are spilled.
+    pub spill_bytes: usize,
 }
 
 /// One leadership.
@@ -79,7 +81,7 @@ impl LeaderCore {
 impl BareLeader {
     /// Begins to lead.
     pub fn new(leadership: Leadership, options: BareOptions) -> Self {
-        let BareOptions { exclusive, journal, flush_linger, object_bytes } = options;
+        let BareOptions { exclusive, journal, flush_linger, object_bytes, spill_bytes } = options;
         let logs = Arc::new(Memory::default());
         let shared = journal.as_ref().filter(|_| !exclusive);
         let shard = leadership.manifest.shard;
@@ -93,6 +95,7 @@ impl BareLeader {
             flush_linger,
             object_bytes,
             recovered_bytes_max: usize::MAX,
+            spill_bytes,
         };
         let room = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         Self { core: LeaderCore::new(leadership, setup), journal, logs, room }
@@ -146,8 +149,30 @@ impl BareLeader {
                 let parts = self.core.rebatch(seq).unwrap_or(parts);
                 Some(Action::Put { seq, parts, pause })
             }
+            Action::Stored(object) => {
+                // What was spilled is in no tail: only now do readers see it.
+                for entry in object.footer.entries.iter().filter(|entry| entry.count > 0) {
+                    let source = Source::Wal(object.header.seq);
+                    self.logs.log(entry.partition).add_extent(Extent { source, entry: *entry }, || None);
+                }
+                Some(Action::Stored(object))
+            }
             action => Some(action),
         }
+    }
+
+    /// Tells whether appends are taken: everything that was left in the journal is appended again.
+    pub fn takes_appends(&self) -> bool {
+        self.core.takes_appends()
+    }
+
+    /// Reads what [`Action::Load`] asked for, and takes it. False if the journal cannot be read just now.
+    pub fn load(&mut self, at: Duration, entries: &[JournalEntry]) -> bool {
+        let Some(loaded) = self.journal.as_ref().and_then(|journal| journal.read(entries).ok()) else {
+            return false;
+        };
+        self.core.loaded(at, loaded);
+        true
     }
 
     /// Takes appends. Answers come in any order.
@@ -168,14 +193,14 @@ impl BareLeader {
         let mut waiting = queued.into_iter().peekable();
         while waiting.peek().is_some() {
             let mut staged = self.core.stage(now, &mut waiting);
-            let number = match (&self.journal, staged.entry.take()) {
+            let entry = match (&self.journal, staged.entry.take()) {
                 (Some(shared), Some((frame, sync))) => {
                     let appended = shared.append(frame, sync).now_or_never();
                     appended.unwrap_or(Err(crate::journal::JournalError::Full)).map(Some)
                 }
                 _ => Ok(None),
             };
-            self.core.admit(at, staged, number);
+            self.core.admit(at, staged, entry);
         }
         replies
     }

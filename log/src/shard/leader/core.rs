@@ -24,7 +24,7 @@ use bytes::Bytes;
 use crate::error::Outcome;
 use crate::format::manifest::EpochEntry;
 use crate::format::wal_object::{EncodedObject, WalHeader};
-use crate::journal::{Frame, FrameNumber, JournalError, Progress};
+use crate::journal::{Frame, FrameNumber, JournalEntry, JournalError, Progress};
 use crate::limits;
 use crate::model::{
     ClusterId, Durability, LeaderEpoch, Nonce, ShardId, Timestamp, TopicId, TopicPartition, WalSeq,
@@ -34,10 +34,12 @@ use crate::shard::append::{Append, AppendError};
 use crate::shard::frames::{Leftovers, SharedJournal};
 use crate::shard::leader::Queued;
 use crate::shard::leader::flush::FlushTimer;
+use crate::shard::leader::leftover::Leftover;
 use crate::shard::leader::marks::Marks;
-use crate::shard::leader::objects::{Frozen, Tail};
+use crate::shard::leader::objects::Frozen;
 use crate::shard::leader::pending::{self, PendingFrame, PendingFrames, Waiter};
 use crate::shard::leader::refusals::{Refusal, Refusals};
+use crate::shard::leader::spill::Loading;
 use crate::shard::leader::turn::{Judged, Turn};
 use crate::shard::partition::{PartitionLog, TailBatch};
 use crate::shard::state::ShardState;
@@ -79,6 +81,8 @@ pub(super) struct Setup {
     pub(super) object_bytes: usize,
     /// Bytes that recovered frames may hold before recovery waits for the store.
     pub(super) recovered_bytes_max: usize,
+    /// Bytes of pending frames in memory before more are spilled.
+    pub(super) spill_bytes: usize,
 }
 
 /// What the driver is to do.
@@ -104,6 +108,13 @@ pub enum Action {
     /// Read the header at this number, the read starting now, for [`LeaderCore::proof_read`]: is a newer leader's EPOCH
     /// there?
     Prove(WalSeq),
+    /// Read these frames of the journal, for [`LeaderCore::loaded`].
+    Load {
+        /// The number of the object that waits for them, if one does.
+        seq: WalSeq,
+        /// Where they are.
+        entries: Vec<JournalEntry>,
+    },
     /// Readers find this object in the store from now on.
     Stored(Box<EncodedObject>),
     /// Wake the topic's readers.
@@ -120,6 +131,8 @@ pub(super) struct Staged {
     refused: Vec<Refusal>,
     /// The journal's entry, and whether somebody waits for its sync; none when it goes without.
     pub(super) entry: Option<(Frame, bool)>,
+    /// Whether the entry acknowledges it, and is not there to be out of memory alone.
+    acknowledges: bool,
 }
 
 /// One leadership.
@@ -144,6 +157,11 @@ pub(super) struct LeaderCore {
     /// With a journal, on a store that others may write.
     pub(super) marks: Option<Marks>,
     pub(super) leftovers: Option<Leftovers>,
+    /// The partitions to which leftovers are appended again, while there are any.
+    pub(super) resuming: Option<Vec<TopicPartition>>,
+    /// What is being read back from the journal: one thing at a time.
+    pub(super) loading: Option<Loading>,
+    pub(super) spill_bytes: usize,
     /// Those who wait for the journal alone, after the end of the leadership.
     pub(super) lingering: Vec<(FrameNumber, Waiter)>,
     pub(super) frozen: BTreeMap<WalSeq, Frozen>,
@@ -153,7 +171,6 @@ pub(super) struct LeaderCore {
     pub(super) recovering: bool,
     pub(super) gap_found: bool,
     pub(super) refusals: Refusals,
-    pub(super) tail: Tail,
     pub(super) actions: VecDeque<Action>,
 }
 
@@ -190,6 +207,9 @@ impl LeaderCore {
             journal_fails: false,
             marks,
             leftovers: setup.leftovers,
+            resuming: None,
+            loading: None,
+            spill_bytes: setup.spill_bytes,
             lingering: Vec::new(),
             frozen: BTreeMap::new(),
             flush: FlushTimer::new(setup.flush_linger),
@@ -198,7 +218,6 @@ impl LeaderCore {
             recovering: true,
             gap_found: false,
             refusals: Refusals::new(setup.exclusive),
-            tail: Tail::default(),
             actions: VecDeque::new(),
         }
     }
@@ -215,7 +234,7 @@ impl LeaderCore {
 
     /// Tells whether anything is on its way.
     pub(super) fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || !self.refusals.is_empty()
+        !self.pending.is_empty() || !self.refusals.is_empty() || self.resuming.is_some()
     }
 
     /// Tells whether somebody waits for the journal after the end of the leadership.
@@ -228,13 +247,18 @@ impl LeaderCore {
         self.pending.recovered_bytes() > self.recovered_bytes_max
     }
 
+    /// Tells whether commands are taken: what came before them is among the pending frames.
+    pub(super) fn takes_commands(&self) -> bool {
+        self.resuming.is_none() && !self.is_crowded()
+    }
+
     /// Tells whether appends are taken: recovery has ended.
     pub(super) fn takes_appends(&self) -> bool {
         !self.recovering && !self.is_crowded()
     }
 
     /// Judges appends, up to a unit's worth of them, and gives them their offsets. Where others may write the store all in
-    /// a frame are of one level: only those at `local` are journalled.
+    /// a frame are of one level: the journal acknowledges those at `local`, and has the others only to spill them.
     pub(super) fn stage(
         &mut self,
         now: Timestamp,
@@ -266,7 +290,7 @@ impl LeaderCore {
                 break;
             }
         }
-        let mut staged = Staged { frame: None, duplicates, refused, entry: None };
+        let mut staged = Staged { frame: None, duplicates, refused, entry: None, acknowledges: true };
         if turn.is_empty() {
             return staged;
         }
@@ -275,7 +299,8 @@ impl LeaderCore {
         (frame.waiters, frame.room) = (waiters, room);
         self.append_time = append_time;
         let wants_local = frame.has_waiter(Durability::Local);
-        let journalled = if local_apart { wants_local } else { !self.journal_is_paused() };
+        staged.acknowledges = wants_local || !local_apart;
+        let journalled = if local_apart { wants_local || self.spills() } else { !self.journal_is_paused() };
         if self.journal.is_some() && journalled {
             let sync = self.ack_from == AckFrom::Journal || wants_local;
             staged.entry = Some((frame.to_journal(self.shard), sync));
@@ -284,23 +309,24 @@ impl LeaderCore {
         staged
     }
 
-    /// Takes a turn's frame among the pending ones. `number` is its place in the journal, none if it has none.
+    /// Takes a turn's frame among the pending ones. `entry` is its place in the journal, none if it has none.
     pub(super) fn admit(
         &mut self,
         at: Duration,
         staged: Staged,
-        number: Result<Option<FrameNumber>, JournalError>,
+        entry: Result<Option<JournalEntry>, JournalError>,
     ) {
-        let number = number.unwrap_or_else(|error| {
+        let entry = entry.unwrap_or_else(|error| {
             self.journal_failed(at, &error);
             None
         });
         if let Some(mut frame) = staged.frame {
-            frame.number = number;
-            if let (Some(marks), Some(number)) = (&mut self.marks, number) {
+            frame.number = entry.as_ref().filter(|_| staged.acknowledges).map(|entry| entry.number);
+            if let (Some(marks), Some(number)) = (&mut self.marks, frame.number) {
                 marks.journalled(number);
-                self.journal_fails = false;
             }
+            self.journal_fails &= entry.is_none();
+            frame.entry = entry;
             self.push(at, frame);
         }
         for waiter in staged.duplicates {
@@ -336,9 +362,10 @@ impl LeaderCore {
         }
     }
 
-    /// Adds a frame behind the others: its batches can be read once they are published.
+    /// Adds a frame behind the others: its batches can be read once they are published, or stored where it is to be spilled.
     pub(super) fn push(&mut self, at: Duration, mut frame: PendingFrame) {
-        for batch in frame.batches.iter().filter(|batch| batch.count > 0) {
+        frame.in_tail = !self.spills();
+        for batch in frame.batches.iter().filter(|batch| frame.in_tail && batch.count > 0) {
             batch.log.push(TailBatch {
                 base: batch.base,
                 end: batch.end,
@@ -407,6 +434,7 @@ impl LeaderCore {
                 frame.acknowledge(Durability::Local);
             }
         }
+        self.spill(progress);
         self.wake(topics);
         self.answer_lingering(progress);
         let marked = self.marks.as_mut().and_then(|marks| marks.moved(progress));
@@ -414,6 +442,7 @@ impl LeaderCore {
         if let Some(marked) = marked.filter(|marked| self.writer.may_freeze() == Some(marked.seq)) {
             self.send(marked);
         }
+        self.append_leftovers();
         self.answer_refusals();
     }
 
@@ -438,7 +467,8 @@ impl LeaderCore {
     pub(super) fn settled(&mut self, numbers: &[FrameNumber]) {
         self.release(numbers);
         if let Some(marks) = self.marks.as_mut().filter(|_| !numbers.is_empty()) {
-            marks.settle(self.pending.first_number());
+            let waiting = self.leftovers.iter().flat_map(|leftovers| leftovers.front()).map(Leftover::number);
+            marks.settle(self.pending.first_number().into_iter().chain(waiting).min());
         }
     }
 }

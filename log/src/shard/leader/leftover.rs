@@ -1,7 +1,8 @@
 //! Appends that the journal holds and whose leadership has ended, on a store that others may write: what became of them,
 //! and how they are appended again.
 //!
-//! There the journal holds what was asked for at `local`, and nothing else. Nobody was told an offset, so a leftover that
+//! There the journal holds what was asked for at `local`. (What else is in it was to be stored before it is acknowledged, is
+//! there to be out of memory, and dies with its leadership; see [`spill`](super::spill).) Nobody was told an offset, so a leftover that
 //! is not in the log goes to its end, wherever that is by then. Whether it is in the log is decided without reading it:
 //! - Before an object is sent that holds journalled appends, a synced mark in the journal says which of them, its number
 //!   and the leadership. Without such a mark an append was never sent.
@@ -22,7 +23,7 @@ use crate::format::codec::hash128;
 use crate::format::dedupe::DedupeEntry;
 use crate::format::manifest::EpochEntry;
 use crate::format::record_batch::{self, BatchHeader, EncodedBatch};
-use crate::journal::{FrameNumber, JournalBatch};
+use crate::journal::{FrameNumber, JournalBatch, JournalEntry};
 use crate::model::{Durability, Header, Nonce, Record, TopicPartition, WalSeq};
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, BatchSource, Dedupe, NewBatch};
@@ -42,10 +43,10 @@ pub(crate) struct Sent {
 /// A journalled append without a leadership.
 #[derive(Debug)]
 pub(crate) struct Leftover {
-    pub(crate) number: FrameNumber,
+    /// Where its batches are.
+    pub(crate) entry: JournalEntry,
     /// The leadership that journalled it.
     pub(crate) origin: Nonce,
-    pub(crate) batches: Vec<JournalBatch>,
     /// Each object that was to hold it.
     pub(crate) sent: Vec<Sent>,
 }
@@ -60,6 +61,10 @@ pub(super) enum Fate {
 }
 
 impl Leftover {
+    pub(crate) fn number(&self) -> FrameNumber {
+        self.entry.number
+    }
+
     /// Decides what became of it, by the epochs that are known, oldest first.
     pub(super) fn fate(&self, epochs: &[EpochEntry]) -> Fate {
         let one = |sent: &Sent| {
@@ -79,30 +84,30 @@ impl Leftover {
         let fates: Vec<Fate> = self.sent.iter().map(one).collect();
         [Fate::Stored, Fate::Unknown].into_iter().find(|fate| fates.contains(fate)).unwrap_or(Fate::NotStored)
     }
+}
 
-    /// Makes appends of it: one for each that had a name, under that name, and one for each run of records without.
-    /// Those of partitions that are gone are left out.
-    ///
-    /// # Errors
-    /// [`FormatError`] when a batch is not what was journalled.
-    pub(super) fn to_appends(
-        &self,
-        exists: impl Fn(TopicPartition) -> bool,
-    ) -> Result<Vec<Append>, FormatError> {
-        let mut appends: Vec<Append> = Vec::new();
-        for batch in self.batches.iter().filter(|batch| exists(batch.partition)) {
-            for (dedupe, encoded) in cut(batch)? {
-                let (partition, source) = (batch.partition, BatchSource::Encoded(encoded));
-                let new = NewBatch { partition, source, expected: None };
-                let same = appends.iter_mut().find(|append| dedupe.is_some() && append.dedupe == dedupe);
-                match same {
-                    Some(append) => append.batches.push(new),
-                    None => appends.push(Append { batches: vec![new], dedupe, level: Durability::Local }),
-                }
+/// Makes appends of a leftover's batches: one for each that had a name, under that name, and one for each run of records
+/// without. Those of partitions that are gone are left out.
+///
+/// # Errors
+/// [`FormatError`] when a batch is not what was journalled.
+pub(super) fn to_appends(
+    batches: &[JournalBatch],
+    exists: impl Fn(TopicPartition) -> bool,
+) -> Result<Vec<Append>, FormatError> {
+    let mut appends: Vec<Append> = Vec::new();
+    for batch in batches.iter().filter(|batch| exists(batch.partition)) {
+        for (dedupe, encoded) in cut(batch)? {
+            let (partition, source) = (batch.partition, BatchSource::Encoded(encoded));
+            let new = NewBatch { partition, source, expected: None };
+            let same = appends.iter_mut().find(|append| dedupe.is_some() && append.dedupe == dedupe);
+            match same {
+                Some(append) => append.batches.push(new),
+                None => appends.push(Append { batches: vec![new], dedupe, level: Durability::Local }),
             }
         }
-        Ok(appends)
     }
+    Ok(appends)
 }
 
 /// The name of a journalled append in the dedupe entries of the log: the leadership that journalled it, and the frame.

@@ -7,8 +7,8 @@
 //! next one on this node.
 //!
 //! What decides is pure: `core` with `objects` (WAL objects) and `recover` (the start), over `turn` (offsets), `pending`
-//! (frames on their way), `flush` (when), `refusals` (what others could contradict), `marks` and `leftover` (a journal on a
-//! shared store). `run` is the task around it, `bare` what the simulator puts there instead.
+//! (frames on their way), `flush` (when), `refusals` (what others could contradict), `marks`, `leftover` and `spill` (a journal
+//! on a shared store). `run` is the task around it, `bare` what the simulator puts there instead.
 
 #[cfg(feature = "test-util")]
 pub mod bare;
@@ -21,6 +21,7 @@ mod pending;
 mod recover;
 mod refusals;
 mod run;
+pub(crate) mod spill;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -38,15 +39,21 @@ use crate::error::Outcome;
 use crate::format::manifest::Manifest;
 use crate::journal::Replayed;
 use crate::limits;
-use crate::model::{LeaderEpoch, ShardId, TopicPartition};
+use crate::model::{LeaderEpoch, ShardId, TopicPartition, WalSeq};
 use crate::shard::append::{Append, AppendError, Appended};
+use crate::shard::feed::Feed;
 use crate::shard::fetch::ShardIndex;
 use crate::shard::frames::SharedJournal;
+use crate::shard::leader::run::Led;
 use crate::shard::open::{OpenError, ShardStore};
 use crate::shard::signal::Signals;
+use crate::shard::walk::Walk;
 
-/// Bytes that one permit of the admission semaphore stands for.
-const PERMIT_BYTES: usize = 1024;
+/// Bytes that one permit of the admission semaphore stands for: no more than what is known of an append that is in the
+/// journal alone.
+const PERMIT_BYTES: usize = 256;
+/// Permits that an append takes beside those for its batches.
+const APPEND_PERMITS: usize = 4;
 
 /// What a leader works with.
 #[derive(Debug, Clone)]
@@ -65,9 +72,12 @@ pub struct LeaderOptions {
     /// Longest a batch waits for its flush behind the journal; at most [`limits::FLUSH_LINGER`] of it where the store
     /// acknowledges.
     pub flush_linger: Duration,
-    /// Bytes accepted and not yet in the store. Past it appends are refused. By default
+    /// Bytes accepted, not yet in the store, and in memory. Past it appends are refused. By default
     /// [`limits::SHARD_UNFLUSHED_BYTES_MAX`].
     pub unflushed_bytes_max: usize,
+    /// How many of them may be in memory on a store that others may write before the journal takes the place of memory. By
+    /// default [`limits::SHARD_SPILL_BYTES`].
+    pub spill_bytes: usize,
 }
 
 /// Why a journal frame could not be taken back.
@@ -111,7 +121,33 @@ pub struct Receipt {
     repeats: Arc<AtomicBool>,
 }
 
+/// The other end of a [`Receipt`]: whoever carries an append to a leader elsewhere brings its answer back here.
+///
+/// Dropped unused, it answers that the leader is gone and the outcome unknown.
+#[derive(Debug)]
+pub struct Completion {
+    reply: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+impl Completion {
+    /// Answers the append. Whoever waited for it may have gone.
+    pub fn complete(self, answer: Result<Appended, AppendError>) {
+        let _ = self.reply.send(answer);
+    }
+
+    /// Tells whether nobody waits for the answer any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+}
+
 impl Receipt {
+    /// Returns a receipt for an append that others carry to its leader, and what completes it.
+    pub fn elsewhere() -> (Self, Completion) {
+        let (reply, answer) = oneshot::channel();
+        (Self { answer, repeats: Arc::default() }, Completion { reply })
+    }
+
     /// Waits until the append is as durable as it asks.
     ///
     /// # Errors
@@ -135,6 +171,22 @@ impl Receipt {
     }
 }
 
+/// Why a leadership ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was [stopped](Shard::stop), or the last handle is gone; everything handed over is stored.
+    Stopped,
+    /// Another leader has begun a newer epoch.
+    Fenced,
+    /// Another object stands where only this leader may write: a clone, a restored snapshot of this process, or a bug.
+    Impossible {
+        /// Where.
+        seq: WalSeq,
+    },
+    /// Its task was dropped or has failed.
+    Died,
+}
+
 /// A shard led by this node.
 #[derive(Debug, Clone)]
 pub struct Shard {
@@ -144,17 +196,20 @@ pub struct Shard {
     queue: mpsc::Sender<Queued>,
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
-    leading: watch::Receiver<bool>,
+    feed: Arc<Feed>,
+    ending: watch::Receiver<Option<Ending>>,
 }
 
 impl Shard {
-    /// Takes a shard over and begins to lead it. Appends wait until [`Self::recovered`] was called. On a shared store with
-    /// a journal it first waits until an earlier leader of the shard on this node has ended.
+    /// Takes a shard over and begins to lead it, over the index that this node's readers go by; meanwhile they see what it
+    /// holds already. Appends wait until [`Self::recovered`] was called. An earlier leader of the shard on this node is
+    /// waited for, and a [`Following`](crate::shard::Following) that walks the store.
     ///
     /// # Errors
     /// [`OpenError`]; a retry begins anew and is safe.
     pub async fn open(
         at: ShardStore,
+        index: Arc<ShardIndex>,
         options: LeaderOptions,
         nonces: StdRng,
     ) -> Result<(Self, JoinHandle<()>), OpenError> {
@@ -164,18 +219,21 @@ impl Shard {
         };
         let leadership = at.take_over(options.clock.now(), nonces).await?;
         let (id, epoch) = (at.shard, leadership.epoch);
-        let index = Arc::new(ShardIndex::new(at.clone()));
+        let feeding = index.feed_alone().await;
         index.adopt(&leadership.manifest).await?;
         for object in &leadership.objects {
             index.add_object(&object.header, &object.footer);
         }
+        index.walked(Walk::of_leadership(&leadership));
+        let feed = Arc::new(Feed::new(leadership.first_seq));
         let (queue, queued) = mpsc::channel(limits::SHARD_QUEUE_MAX);
         let (commands, commanded) = mpsc::channel(16);
         let room = Arc::new(Semaphore::new(options.unflushed_bytes_max / PERMIT_BYTES));
-        let (leads, leading) = watch::channel(true);
-        let leader = run::Leader::new(at, options, leadership, leftovers, Arc::clone(&index), leads);
+        let (ends, ending) = watch::channel(None);
+        let led = Led { index: Arc::clone(&index), feed: Arc::clone(&feed), ends, feeding: Some(feeding) };
+        let leader = run::Leader::new(at, options, leadership, leftovers, led);
         let task = tokio::spawn(leader.run(queued, commanded));
-        Ok((Self { id, epoch, index, queue, commands, room, leading }, task))
+        Ok((Self { id, epoch, index, queue, commands, room, feed, ending }, task))
     }
 
     /// Returns which shard this is.
@@ -193,9 +251,23 @@ impl Shard {
         &self.index
     }
 
+    /// Returns what this leadership offers to nodes that follow.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
     /// Tells whether this node still leads the shard.
     pub fn is_leading(&self) -> bool {
-        *self.leading.borrow()
+        self.ending.borrow().is_none()
+    }
+
+    /// Waits until the leadership has ended, and says why. From then on readers see nothing more of it, and a
+    /// [`Following`](crate::shard::Following) or another leadership may feed the index. Its task may go on a little, for those
+    /// who wait for the journal.
+    pub async fn ended(&self) -> Ending {
+        let mut ending = self.ending.clone();
+        let ended = ending.wait_for(Option::is_some).await;
+        ended.ok().and_then(|ended| *ended).unwrap_or(Ending::Died)
     }
 
     /// Hands a unit to the leader; units handed over one after the other are appended in this order.
@@ -211,7 +283,7 @@ impl Shard {
         if append.batches.iter().any(|batch| self.index.is_gone(batch.partition.topic)) {
             return Err(AppendError::TopicGone);
         }
-        let permits = u32::try_from(append.size_bytes() / PERMIT_BYTES + 1).unwrap_or(u32::MAX);
+        let permits = u32::try_from(append.size_bytes() / PERMIT_BYTES + APPEND_PERMITS).unwrap_or(u32::MAX);
         let (reply, answer) = oneshot::channel();
         let repeats = Arc::new(AtomicBool::new(false));
         let receipt = Receipt { answer, repeats: Arc::clone(&repeats) };

@@ -1,18 +1,16 @@
 //! The part of [`LeaderCore`] that concerns WAL objects: what is frozen when, what each answer of the store means, and the
 //! end of the leadership.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::format::wal_object::{EncodedObject, ObjectIdentity, ObjectKind, WalHeader};
 use crate::limits;
-use crate::model::{Durability, Offset, WalSeq};
+use crate::model::{Durability, WalSeq};
 use crate::shard::leader::core::{AckFrom, Action, LeaderCore};
+use crate::shard::leader::leftover::Leftover;
 use crate::shard::leader::marks::{Marked, Marks};
 use crate::shard::leader::pending::{self, PendingFrame};
 use crate::shard::open::next_pause;
-use crate::shard::partition::PartitionLog;
 use crate::shard::taker::PutAnswer;
 use crate::shard::writer::{Ended, Next};
 
@@ -21,13 +19,6 @@ use crate::shard::writer::{Ended, Next};
 pub(super) struct Frozen {
     pub(super) object: EncodedObject,
     pause: Duration,
-}
-
-/// Batches that are stored and kept in memory for readers at the tail.
-#[derive(Debug, Default)]
-pub(super) struct Tail {
-    batches: VecDeque<(Arc<PartitionLog>, Offset, usize)>,
-    bytes: usize,
 }
 
 impl LeaderCore {
@@ -50,7 +41,7 @@ impl LeaderCore {
 
     /// Returns the number for the next object, if one may be frozen.
     fn may_freeze(&self) -> Option<WalSeq> {
-        let waiting = self.marks.as_ref().is_some_and(Marks::is_waiting);
+        let waiting = self.marks.as_ref().is_some_and(Marks::is_waiting) || self.loading.is_some();
         self.writer.may_freeze().filter(|_| !waiting)
     }
 
@@ -75,8 +66,15 @@ impl LeaderCore {
         true
     }
 
+    /// Sends the object of a number off, once all of it is in memory.
+    pub(super) fn send(&mut self, marked: Marked) {
+        if !self.load_object(marked) {
+            self.send_built(marked);
+        }
+    }
+
     /// Sends the object of a number off. Without a synced mark it says by itself which journalled frames it holds.
-    pub(super) fn send(&mut self, Marked { seq, synced }: Marked) {
+    pub(super) fn send_built(&mut self, Marked { seq, synced }: Marked) {
         if !synced {
             self.pending.name(seq);
         }
@@ -151,20 +149,21 @@ impl LeaderCore {
     /// Acknowledges and settles what the contiguous resolved prefix now covers.
     fn settle(&mut self) {
         let below = self.writer.resolved_below();
-        let (mut topics, mut numbers) = (Vec::new(), Vec::new());
+        let (mut topics, mut needed) = (Vec::new(), Vec::new());
         for mut frame in self.pending.stored(below) {
             frame.publish(&mut topics);
             frame.acknowledge(Durability::Object);
-            numbers.extend(frame.number);
-            self.tail.add(frame);
+            needed.extend(frame.needed());
         }
-        self.wake(topics);
-        // Only now, so that no extent ever reaches above a high watermark.
+        // Only now, so that no extent of what is in a tail reaches above a high watermark.
         while let Some(entry) = self.frozen.first_entry().filter(|entry| *entry.key() < below) {
             let (_, frozen) = entry.remove_entry();
             self.actions.push_back(Action::Stored(Box::new(frozen.object)));
         }
-        self.settled(&numbers);
+        // Behind them: what is in no tail is seen from then on.
+        self.wake(topics);
+        self.settled(&needed);
+        self.append_leftovers();
         let may_go_on = self.journal.is_some() && self.journal_is_paused() && self.pending.is_empty();
         if may_go_on && !self.journal_is_dead() {
             self.ack_from = AckFrom::Journal;
@@ -173,24 +172,21 @@ impl LeaderCore {
         self.answer_refusals();
     }
 
-    /// Drops from memory what is stored and more than readers at the tail may have. To be called once readers find in
-    /// the store what [`Action::Stored`] named.
-    pub(super) fn trim_tail(&mut self) {
-        self.tail.trim();
-    }
-
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let Some(ended) = self.writer.ended() else { return };
         let not_stored_from = match ended {
             Ended::Fenced { not_stored_from } => not_stored_from,
+            Ended::GivenUp { seq } => Some(seq),
             Ended::Impossible { .. } => None,
         };
         self.refusals.fail_all();
         for frame in self.pending.take_all() {
             self.give_up(frame, not_stored_from);
         }
-        // Whoever leads next on this node finds them there.
-        self.leftovers = None;
+        // Whoever leads next on this node finds them there, in order.
+        if let Some(mut leftovers) = self.leftovers.take() {
+            leftovers.make_contiguous().sort_unstable_by_key(Leftover::number);
+        }
         if let Some(shared) = &self.journal {
             let progress = *shared.journal().synced().borrow();
             self.answer_lingering(progress);
@@ -202,11 +198,11 @@ impl LeaderCore {
     /// journal will be appended again, so that whoever waits for the journal alone still may.
     fn give_up(&mut self, frame: PendingFrame, not_stored_from: Option<WalSeq>) {
         let lost = frame.is_lost(not_stored_from);
-        let number = frame.number;
+        let (number, needed) = (frame.number, frame.needed());
         match (&mut self.leftovers, frame.to_leftover(self.nonce)) {
-            (Some(leftovers), Some(leftover)) => leftovers.push(leftover),
-            // What nobody was told to be durable is not needed.
-            _ if frame.reached.is_none() => self.release(number.as_slice()),
+            (Some(leftovers), Some(leftover)) => leftovers.push_back(leftover),
+            // What nobody was told to be durable by the journal is not needed.
+            _ if number.is_none() || frame.reached.is_none() => self.release(needed.as_slice()),
             _ => {}
         }
         for waiter in frame.waiters {
@@ -214,23 +210,6 @@ impl LeaderCore {
                 Some(number) => self.lingering.push((number, waiter)),
                 None => waiter.fail(lost),
             }
-        }
-    }
-}
-
-impl Tail {
-    fn add(&mut self, frame: PendingFrame) {
-        for batch in frame.batches {
-            self.bytes += batch.bytes.len();
-            self.batches.push_back((batch.log, batch.end, batch.bytes.len()));
-        }
-    }
-
-    fn trim(&mut self) {
-        while self.bytes > limits::SHARD_TAIL_BYTES_MAX {
-            let Some((log, end, size)) = self.batches.pop_front() else { break };
-            log.evict_below(end);
-            self.bytes -= size;
         }
     }
 }

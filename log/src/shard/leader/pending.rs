@@ -9,10 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::error::Outcome;
 use crate::format::dedupe::DedupeEntry;
 use crate::format::wal_object::{EncodedObject, Extent, ObjectBuilder, ObjectIdentity};
-use crate::journal::{Frame, FrameNumber, JournalBatch};
+use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry};
 use crate::model::{Durability, Nonce, Offset, ShardId, Timestamp, TopicId, WalSeq};
 use crate::shard::append::{AppendError, Appended};
 use crate::shard::leader::leftover::{Leftover, Sent, name_of};
+use crate::shard::leader::spill::Spill;
 use crate::shard::partition::PartitionLog;
 
 /// Somebody who waits for an append.
@@ -62,6 +63,19 @@ impl PlacedBatch {
         }
     }
 
+    /// What the journal holds of it.
+    pub(super) fn from_journal(batch: JournalBatch, log: Arc<PartitionLog>) -> Self {
+        Self {
+            log,
+            base: batch.base_offset,
+            end: batch.base_offset.plus(u64::from(batch.count)),
+            count: batch.count,
+            max_timestamp: batch.max_timestamp,
+            bytes: batch.bytes,
+            dedupe: batch.dedupe,
+        }
+    }
+
     /// Describes it for the index of a WAL object.
     pub(super) fn indexed(&self, append_time: Timestamp) -> Extent {
         Extent {
@@ -78,8 +92,16 @@ impl PlacedBatch {
 /// What goes into one WAL object together.
 #[derive(Debug)]
 pub(super) struct PendingFrame {
-    /// Its place in the journal, if it has one.
+    /// Its number in the journal, if that acknowledges it.
     pub(super) number: Option<FrameNumber>,
+    /// Its place in the journal, if its batches can be read there.
+    pub(super) entry: Option<JournalEntry>,
+    /// Whether its batches have got other offsets since they were journalled.
+    pub(super) moved: bool,
+    /// Whether readers find its batches in memory once they are published; if not, in the store.
+    pub(super) in_tail: bool,
+    /// Whether its batches are in the journal alone.
+    pub(super) spilled: bool,
     /// The leadership that journalled it.
     pub(super) origin: Nonce,
     /// The objects of earlier leaderships that were to hold it.
@@ -96,18 +118,21 @@ pub(super) struct PendingFrame {
     pub(super) jump: bool,
     /// The highest level that was acknowledged.
     pub(super) reached: Option<Durability>,
-    /// Room in the shard's budget, given back once it is stored; none for what was taken back from the journal.
+    /// Room in the shard's budget, given back once it is stored, and most of it when its batches are spilled; none for
+    /// what was taken back from the journal.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 impl PendingFrame {
-    /// Shows its records to readers and notes whom to wake.
+    /// Shows its records to readers, if they are in memory, and notes whom to wake.
     pub(super) fn publish(&mut self, topics: &mut Vec<TopicId>) {
         if std::mem::replace(&mut self.published, true) {
             return;
         }
         for batch in &self.batches {
-            batch.log.publish(batch.end);
+            if self.in_tail {
+                batch.log.publish(batch.end);
+            }
             let topic = batch.log.partition().topic;
             if !topics.contains(&topic) {
                 topics.push(topic);
@@ -129,11 +154,15 @@ impl PendingFrame {
 
     /// Describes what is left of it at the end of the leadership `nonce`, if it is in the journal.
     pub(super) fn to_leftover(&self, nonce: Nonce) -> Option<Leftover> {
-        let number = self.number?;
+        let entry = self.entry.clone().filter(|_| self.number.is_some())?;
         let mut sent = self.sent.clone();
         sent.extend(self.frozen.map(|seq| Sent { nonce, seq }));
-        let batches = self.batches.iter().map(PlacedBatch::to_journal).collect();
-        Some(Leftover { number, origin: self.origin, batches, sent })
+        Some(Leftover { entry, origin: self.origin, sent })
+    }
+
+    /// Returns its number in the journal, which keeps it until it is released.
+    pub(super) fn needed(&self) -> Option<FrameNumber> {
+        self.number.or(self.entry.as_ref().map(|entry| entry.number))
     }
 
     /// Returns the dedupe entry that names it in its WAL object: at its first batch.
@@ -211,12 +240,13 @@ pub(super) fn object(identity: ObjectIdentity, frames: &[&PendingFrame]) -> Enco
 /// All appends that are not stored yet, oldest first: frozen ones, then the others.
 #[derive(Debug, Default)]
 pub(super) struct PendingFrames {
-    frames: VecDeque<PendingFrame>,
-    frozen: usize,
+    pub(super) frames: VecDeque<PendingFrame>,
+    pub(super) frozen: usize,
     synced: usize,
     unfrozen_bytes: usize,
     recovered_bytes: usize,
     unjournalled: usize,
+    pub(super) spill: Spill,
     pushed: u64,
     stored: u64,
     durable: u64,
@@ -224,6 +254,7 @@ pub(super) struct PendingFrames {
 
 impl PendingFrames {
     pub(super) fn push(&mut self, frame: PendingFrame) {
+        self.spill.pushed(&frame);
         self.unfrozen_bytes += frame.size_bytes;
         self.recovered_bytes += frame.recovered_bytes();
         self.unjournalled += usize::from(frame.number.is_none());
@@ -334,7 +365,8 @@ impl PendingFrames {
     pub(super) fn freeze_again(&mut self, seq: WalSeq) -> bool {
         let newest = self.frozen.checked_sub(1).and_then(|last| self.frames.get(last));
         let last_frozen = newest.is_some_and(|frame| frame.frozen == Some(seq));
-        if !last_frozen || !self.has_unfrozen() {
+        let rest = self.frames.range(self.frozen..);
+        if !last_frozen || !self.has_unfrozen() || rest.into_iter().any(|frame| frame.spilled) {
             return false;
         }
         self.frames.range_mut(self.frozen..).for_each(|frame| frame.frozen = Some(seq));
@@ -350,6 +382,7 @@ impl PendingFrames {
             self.frozen -= 1;
             self.synced = self.synced.saturating_sub(1);
             self.stored += 1;
+            self.spill.stored(&frame);
             self.recovered_bytes -= frame.recovered_bytes();
             self.unjournalled -= usize::from(frame.number.is_none());
             stored.push(frame);

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::journal::{Frame, FrameNumber, JournalBatch, Replayed};
+use crate::error::FormatError;
+use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, Replayed};
 use crate::limits;
 use crate::model::{Durability, Offset, Timestamp, TopicPartition};
 use crate::mutation::{self, Mutation};
 use crate::shard::dedupe::Seen;
 use crate::shard::leader::RecoverError;
-use crate::shard::leader::core::{LeaderCore, REPLAY};
-use crate::shard::leader::leftover::{Fate, Leftover, name_of};
+use crate::shard::leader::core::{Action, LeaderCore, REPLAY};
+use crate::shard::leader::leftover::{Fate, Leftover, name_of, to_appends};
 use crate::shard::leader::pending::{PendingFrame, PlacedBatch};
+use crate::shard::leader::spill::{Loaded, Loading};
 use crate::shard::leader::turn::Turn;
 use crate::shard::state::ShardState;
 
@@ -35,7 +37,8 @@ enum Standing {
 impl LeaderCore {
     /// Takes back one frame at its old offsets.
     pub(super) fn recover(&mut self, at: Duration, replayed: Replayed) -> Result<(), RecoverError> {
-        let Replayed { number, frame, .. } = replayed;
+        let Replayed { entry, frame, .. } = replayed;
+        let number = entry.number;
         if !self.exclusive {
             return Err(RecoverError::Shared);
         }
@@ -69,15 +72,8 @@ impl LeaderCore {
             for entry in &batch.dedupe {
                 self.state.dedupe_mut().insert(batch.partition, *entry);
             }
-            placed.push(PlacedBatch {
-                log: self.logs.log(batch.partition),
-                base: batch.base_offset,
-                end,
-                count: batch.count,
-                max_timestamp: batch.max_timestamp,
-                bytes: batch.bytes,
-                dedupe: batch.dedupe,
-            });
+            let log = self.logs.log(batch.partition);
+            placed.push(PlacedBatch::from_journal(batch, log));
         }
         if let Some(shared) = &self.journal {
             shared.need(number);
@@ -90,12 +86,13 @@ impl LeaderCore {
     /// journal acknowledges nothing: were what it acknowledged damaged too, the next start would jump as far as this
     /// one and give the same offsets out again.
     pub(super) fn recovered(&mut self, at: Duration, damaged: bool, partitions: &[TopicPartition]) {
-        if !std::mem::replace(&mut self.recovering, false) {
+        if !self.recovering || self.resuming.is_some() {
             return;
         }
         if !self.exclusive {
-            return self.append_leftovers(at, partitions);
+            return self.resume(partitions);
         }
+        self.recovering = false;
         if !damaged && !self.gap_found {
             self.release(&[REPLAY]);
             return;
@@ -136,6 +133,10 @@ impl LeaderCore {
         let ends: Vec<_> = batches.iter().map(|batch| (batch.log.clone(), batch.end)).collect();
         let frame = PendingFrame {
             number: Some(number),
+            entry: None,
+            moved: false,
+            in_tail: true,
+            spilled: false,
             origin: self.nonce,
             sent: Vec::new(),
             named: false,
@@ -153,41 +154,109 @@ impl LeaderCore {
         ends.into_iter().for_each(|(log, end)| log.publish(end));
     }
 
-    /// Appends again what earlier leaderships of this node left in the journal and the log does not hold.
-    fn append_leftovers(&mut self, at: Duration, partitions: &[TopicPartition]) {
-        let leftovers = self.leftovers.as_mut().map(|leftovers| std::mem::take(&mut **leftovers));
+    /// Begins to append again what earlier leaderships of this node left in the journal and the log does not hold.
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        let Some(leftovers) = &mut self.leftovers else {
+            self.recovering = false;
+            return;
+        };
         let (mut unknown, mut settled) = (0_usize, Vec::new());
-        for leftover in leftovers.unwrap_or_default() {
-            let number = leftover.number;
+        let (epochs, dedupe) = (&self.epochs, self.state.dedupe());
+        leftovers.retain(|leftover| {
+            let number = leftover.number();
             if let Some(marks) = &mut self.marks {
                 marks.journalled(number);
             }
-            let named = self.state.dedupe().check(&name_of(leftover.origin, number)) != Seen::New;
-            let fate = leftover.fate(&self.epochs);
-            unknown += usize::from(fate == Fate::Unknown);
-            let frame =
-                if named || fate == Fate::Stored { None } else { self.append_again(leftover, partitions) };
-            match frame {
-                Some(frame) => self.push(at, frame),
-                None => settled.push(number),
-            }
-        }
+            let named = dedupe.check(&name_of(leftover.origin, number)) != Seen::New;
+            let fate = leftover.fate(epochs);
+            let stored = named || fate == Fate::Stored;
+            unknown += usize::from(!stored && fate == Fate::Unknown);
+            settled.extend(stored.then_some(number));
+            !stored
+        });
         if unknown > 0 {
             tracing::warn!(
                 shard.id = %self.shard, frames = unknown,
                 "nobody knows any more whether these are stored: appended again"
             );
         }
+        self.resuming = Some(partitions.to_vec());
         self.settled(&settled);
+        self.append_leftovers();
+    }
+
+    /// Goes on to append leftovers, the oldest first, as many at a time as may be in memory. Appends are taken once there
+    /// are none left.
+    pub(super) fn append_leftovers(&mut self) {
+        if self.resuming.is_none()
+            || self.loading.is_some()
+            || self.pending.recovered_bytes() > self.spill_bytes
+        {
+            return;
+        }
+        let Some((shared, leftovers)) = self.journal.as_ref().zip(self.leftovers.as_mut()) else { return };
+        let progress = *shared.journal().synced().borrow();
+        let mut lost = Vec::new();
+        // What never got to the disk was not acknowledged, and cannot be read.
+        while progress.dead
+            && let Some(leftover) = leftovers.pop_front_if(|leftover| leftover.number() >= progress.below)
+        {
+            lost.push(leftover.number());
+        }
+        let mut size = 0;
+        let synced = leftovers.iter().take_while(|leftover| leftover.number() < progress.below);
+        let next = synced.take_while(|leftover| {
+            let fits = size < self.object_bytes;
+            size += leftover.entry.size_bytes();
+            fits
+        });
+        let entries: Vec<JournalEntry> = next.map(|leftover| leftover.entry.clone()).collect();
+        if leftovers.is_empty() {
+            (self.resuming, self.recovering) = (None, false);
+        } else if !entries.is_empty() {
+            self.loading = Some(Loading::Leftovers(entries.len()));
+            self.actions.push_back(Action::Load { seq: self.writer.next_seq(), entries });
+        }
+        self.settled(&lost);
+    }
+
+    /// Appends the oldest leftovers again.
+    pub(super) fn leftovers_loaded(&mut self, at: Duration, count: usize, loaded: Loaded) {
+        let (Some(leftovers), Some(partitions)) = (&mut self.leftovers, self.resuming.clone()) else {
+            return;
+        };
+        let count = count.min(leftovers.len());
+        let these: Vec<Leftover> = leftovers.drain(..count).collect();
+        let mut settled = Vec::new();
+        for (leftover, loaded) in these.into_iter().zip(loaded) {
+            let number = leftover.number();
+            match self.append_again(leftover, loaded, &partitions) {
+                Some(frame) => self.push(at, frame),
+                None => settled.push(number),
+            }
+        }
+        self.settled(&settled);
+        self.append_leftovers();
     }
 
     /// Gives a leftover its new offsets. None if nothing of it is to be appended: its partitions are gone, or producers
     /// have repeated its appends elsewhere.
-    fn append_again(&mut self, leftover: Leftover, partitions: &[TopicPartition]) -> Option<PendingFrame> {
-        let appends = match leftover.to_appends(|partition| partitions.contains(&partition)) {
+    fn append_again(
+        &mut self,
+        leftover: Leftover,
+        loaded: Result<Frame, FormatError>,
+        partitions: &[TopicPartition],
+    ) -> Option<PendingFrame> {
+        let appends = loaded.and_then(|frame| match frame {
+            Frame::Append { batches, .. } => {
+                to_appends(&batches, |partition| partitions.contains(&partition))
+            }
+            _ => Err(FormatError::Field { what: "journal frame", field: "kind" }),
+        });
+        let appends = match appends {
             Ok(appends) => appends,
             Err(error) => {
-                let number = leftover.number;
+                let number = leftover.number();
                 tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch is lost");
                 return None;
             }
@@ -205,13 +274,15 @@ impl LeaderCore {
         }
         let logs = &self.logs;
         let frame = turn.finish(self.epoch, leftover.origin, |partition| logs.log(partition));
-        // One that never got to the disk, in this process, is nothing that the journal could acknowledge.
-        let synced = self
-            .journal
-            .as_ref()
-            .is_some_and(|shared| leftover.number < shared.journal().synced().borrow().below);
-        let (number, reached) = (Some(leftover.number), synced.then_some(Durability::Local));
-        Some(PendingFrame { number, reached, sent: leftover.sent, ..frame })
+        Some(PendingFrame {
+            number: Some(leftover.number()),
+            entry: Some(leftover.entry),
+            moved: true,
+            // The journal has it.
+            reached: Some(Durability::Local),
+            sent: leftover.sent,
+            ..frame
+        })
     }
 }
 

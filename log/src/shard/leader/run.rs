@@ -5,26 +5,56 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::journal::Progress;
 use crate::limits;
 use crate::model::TopicPartition;
+use crate::shard::feed::{Feed, StoredObject};
 use crate::shard::fetch::ShardIndex;
 use crate::shard::frames::{Leftovers, SharedJournal};
 use crate::shard::leader::core::{Action, LeaderCore, Logs, Setup, never_staged};
-use crate::shard::leader::{Command, LeaderOptions, Queued};
+use crate::shard::leader::{Command, Ending, LeaderOptions, Queued};
 use crate::shard::open::ShardStore;
 use crate::shard::partition::PartitionLog;
 use crate::shard::signal::Signals;
 use crate::shard::taker::Leadership;
 use crate::shard::upload::{self, Found, Step};
+use crate::shard::writer::Ended;
 
 impl Logs for ShardIndex {
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
         self.log(partition)
+    }
+}
+
+/// What a leadership leaves in order, however it ends.
+#[derive(Debug)]
+pub(super) struct Led {
+    pub(super) index: Arc<ShardIndex>,
+    pub(super) feed: Arc<Feed>,
+    pub(super) ends: watch::Sender<Option<Ending>>,
+    /// Keeps others from adding to the index; none after the end.
+    pub(super) feeding: Option<OwnedMutexGuard<()>>,
+}
+
+impl Led {
+    fn end(&mut self, ending: Ending) {
+        if self.feeding.is_none() {
+            return;
+        }
+        self.index.drop_unpublished();
+        self.feed.end();
+        self.feeding = None;
+        self.ends.send_replace(Some(ending));
+    }
+}
+
+impl Drop for Led {
+    fn drop(&mut self) {
+        self.end(Ending::Died);
     }
 }
 
@@ -35,8 +65,7 @@ pub(super) struct Leader {
     clock: Arc<dyn Clock>,
     journal: Option<SharedJournal>,
     signals: Signals,
-    index: Arc<ShardIndex>,
-    leads: watch::Sender<bool>,
+    led: Led,
     core: LeaderCore,
     uploads: FuturesUnordered<BoxFuture<'static, Step>>,
     flushes: Vec<(u64, oneshot::Sender<()>)>,
@@ -49,11 +78,11 @@ impl Leader {
         options: LeaderOptions,
         leadership: Leadership,
         leftovers: Option<Leftovers>,
-        index: Arc<ShardIndex>,
-        leads: watch::Sender<bool>,
+        led: Led,
     ) -> Self {
-        let LeaderOptions { clock, journal, signals, flush_linger, unflushed_bytes_max } = options;
-        let logs: Arc<dyn Logs> = Arc::clone(&index) as Arc<dyn Logs>;
+        let LeaderOptions { clock, journal, signals, flush_linger, unflushed_bytes_max, spill_bytes } =
+            options;
+        let logs: Arc<dyn Logs> = Arc::clone(&led.index) as Arc<dyn Logs>;
         let setup = Setup {
             logs,
             exclusive: at.store.is_exclusive(),
@@ -62,10 +91,13 @@ impl Leader {
             flush_linger,
             object_bytes: limits::WAL_OBJECT_BYTES_MAX,
             recovered_bytes_max: unflushed_bytes_max / 2,
+            spill_bytes,
         };
         let core = LeaderCore::new(leadership, setup);
+        // What the takeover found is news to readers who went by what another leader had offered.
+        led.index.topics().into_iter().for_each(|topic| signals.raise(topic));
         let (uploads, flushes) = (FuturesUnordered::new(), Vec::new());
-        Self { at, clock, journal, signals, index, leads, core, uploads, flushes, begun: Instant::now() }
+        Self { at, clock, journal, signals, led, core, uploads, flushes, begun: Instant::now() }
     }
 
     /// Leads until the queue closes and everything is stored, or until the leadership ends.
@@ -83,7 +115,7 @@ impl Leader {
                 synced = changed(&mut progress) => self.core.journal_moved(self.begun.elapsed(), synced),
                 Some(step) = self.uploads.next(), if !self.uploads.is_empty() => self.step_done(step),
                 () = sleep_until(self.core.flush_at().map(|at| self.begun + at)) => {}
-                command = commands.recv(), if open && !self.core.is_crowded() => {
+                command = commands.recv(), if open && self.core.takes_commands() => {
                     if takes_appends {
                         // What was handed over before the command comes before it.
                         let waiting = queue.len();
@@ -100,7 +132,7 @@ impl Leader {
             self.core.freeze_due(self.begun.elapsed(), !open || !self.flushes.is_empty());
             self.act();
         }
-        self.leads.send_replace(false);
+        self.led.end(self.core.ended().map_or(Ending::Stopped, Ending::from));
         queue.close();
         while let Ok(queued) = queue.try_recv() {
             // The caller may have gone.
@@ -116,11 +148,11 @@ impl Leader {
         let mut waiting = taken.drain(..).peekable();
         while waiting.peek().is_some() {
             let mut staged = self.core.stage(self.clock.now(), &mut waiting);
-            let number = match (&self.journal, staged.entry.take()) {
+            let entry = match (&self.journal, staged.entry.take()) {
                 (Some(shared), Some((frame, sync))) => shared.append(frame, sync).await.map(Some),
                 _ => Ok(None),
             };
-            self.core.admit(self.begun.elapsed(), staged, number);
+            self.core.admit(self.begun.elapsed(), staged, entry);
         }
     }
 
@@ -131,6 +163,7 @@ impl Leader {
             Found::Proof(header) => self.core.proof_read(seq, header.as_ref()),
             Found::Stranger => self.core.stranger(seq),
             Found::Floor(floor) => self.core.fence(seq, floor),
+            Found::Loaded(loaded) => self.core.loaded(self.begun.elapsed(), loaded),
         }
     }
 
@@ -148,9 +181,15 @@ impl Leader {
                     self.uploads.push(Box::pin(upload::read_floor(self.at.clone(), seq)));
                 }
                 Action::Prove(seq) => self.uploads.push(Box::pin(upload::prove(self.at.clone(), seq))),
+                Action::Load { seq, entries } => {
+                    if let Some(journal) = self.journal.clone() {
+                        self.uploads.push(Box::pin(upload::load(journal, seq, entries)));
+                    }
+                }
                 Action::Stored(object) => {
-                    self.index.add_object(&object.header, &object.footer);
-                    self.core.trim_tail();
+                    let object = Arc::new(StoredObject::from(*object));
+                    self.led.index.add_stored(&object);
+                    self.led.feed.push(object);
                 }
                 Action::Wake(topic) => self.signals.raise(topic),
                 Action::Ended(ended) => {
@@ -182,6 +221,16 @@ impl Leader {
             Some(Command::Stop) | None => return false,
         }
         true
+    }
+}
+
+impl From<Ended> for Ending {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Fenced { .. } => Self::Fenced,
+            Ended::Impossible { seq } => Self::Impossible { seq },
+            Ended::GivenUp { .. } => Self::Died,
+        }
     }
 }
 

@@ -201,6 +201,10 @@ impl<'a> Turn<'a> {
         let size_bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
         PendingFrame {
             number: None,
+            entry: None,
+            moved: false,
+            in_tail: true,
+            spilled: false,
             origin: nonce,
             sent: Vec::new(),
             named: false,

@@ -5,21 +5,22 @@ use crate::format::manifest::RolledRef;
 use crate::keys::Keys;
 use crate::limits;
 use crate::model::{Compression, JobId, Record, TimestampType};
+use crate::shard::cache::BlockCache;
 use crate::shard::fetch::{FetchError, ShardIndex};
 use crate::shard::open::ShardStore;
 use crate::shard::partition::TailBatch;
 use crate::store::{CreateAnswer, PutPayload, Store, StoreUrl};
 
-const P: u16 = 0;
+pub(super) const P: u16 = 0;
 
 /// An index over a store, to which objects with real batches are added.
-struct Indexed {
-    at: ShardStore,
-    index: ShardIndex,
+pub(super) struct Indexed {
+    pub(super) at: ShardStore,
+    pub(super) index: ShardIndex,
 }
 
 /// A batch with one record per offset; a record's timestamp is its offset.
-fn batch(base: u64, end: u64) -> Bytes {
+pub(super) fn batch(base: u64, end: u64) -> Bytes {
     let record = |offset| Record {
         value: Some(Bytes::from(format!("record {offset}"))),
         timestamp: Timestamp::from_millis(i64::try_from(offset).unwrap()),
@@ -30,20 +31,29 @@ fn batch(base: u64, end: u64) -> Bytes {
     encoded.unwrap().place(Offset::new(base), LeaderEpoch::new(1))
 }
 
-fn tail(base: u64, end: u64) -> TailBatch {
+pub(super) fn tail(base: u64, end: u64) -> TailBatch {
     let max_timestamp = Timestamp::from_millis(i64::try_from(end).unwrap() - 1);
     TailBatch { base: Offset::new(base), end: Offset::new(end), max_timestamp, bytes: batch(base, end) }
 }
 
 impl Indexed {
     async fn new() -> Self {
-        let store = Store::open(&StoreUrl::Memory).await.unwrap();
+        Self::over(Store::open(&StoreUrl::Memory).await.unwrap(), BlockCache::new(limits::CACHE_BYTES_MIN))
+    }
+
+    pub(super) fn over(store: Store, blocks: BlockCache) -> Self {
         let at = ShardStore { store, keys: Keys::new(""), cluster: CLUSTER, shard: SHARD };
-        Self { index: ShardIndex::new(at.clone()), at }
+        Self { index: ShardIndex::new(at.clone(), blocks), at }
     }
 
     /// Builds an object of runs of one partition and PUTs it.
-    async fn put(&self, kind: ObjectKind, first: u64, last: u64, runs: &[(u16, u64, u64)]) -> EncodedObject {
+    pub(super) async fn put(
+        &self,
+        kind: ObjectKind,
+        first: u64,
+        last: u64,
+        runs: &[(u16, u64, u64)],
+    ) -> EncodedObject {
         let job = 5;
         let mut builder = ObjectBuilder::new(ObjectIdentity {
             kind,
@@ -78,7 +88,7 @@ impl Indexed {
     }
 
     /// Stores a WAL object and adds it, and publishes what it holds.
-    async fn add(&self, at: u64, runs: &[(u16, u64, u64)]) {
+    pub(super) async fn add(&self, at: u64, runs: &[(u16, u64, u64)]) {
         let object = self.put(ObjectKind::Data, at, at, runs).await;
         self.index.add_object(&object.header, &object.footer);
         for (number, _, end) in runs {
@@ -87,7 +97,7 @@ impl Indexed {
     }
 
     /// Reads from an offset on to the end, and returns the offsets of the records.
-    async fn offsets(&self, number: u16, from: u64, max_bytes: usize) -> Vec<u64> {
+    pub(super) async fn offsets(&self, number: u16, from: u64, max_bytes: usize) -> Vec<u64> {
         let mut at = Offset::new(from);
         let mut offsets = Vec::new();
         loop {

@@ -1,5 +1,6 @@
 //! What the tests of the shard log share.
 
+mod cache;
 mod dedupe;
 mod index;
 mod reader;

@@ -84,3 +84,21 @@ fn an_answer_to_another_question_is_refused() {
     let unasked = started(manifest(100, 3)).next(Answer::Manifest(None));
     assert!(matches!(unasked, Err(ReaderError::Answer)));
 }
+
+#[test]
+fn an_offer_is_taken_as_if_it_had_been_read_at_its_position() {
+    let offered = |number, epoch| data_at(number, epoch, &[(0, 0, 1)]).header;
+    let mut reader = started(manifest(100, 3));
+    for refused in [offered(101, 3), offered(99, 3), offered(100, 4), epoch_at(100, 4).header] {
+        assert!(!reader.offer(&refused), "{refused:?}");
+    }
+    assert!(reader.offer(&offered(100, 3)), "in place of the answer that it waits for");
+    assert_eq!(at(&reader.go_on()), 101);
+    reader.next(Answer::Object(None)).unwrap();
+    assert!(reader.offer(&offered(101, 3)), "it was absent when it was looked for");
+    assert_eq!(at(&reader.go_on()), 102);
+    reader.next(found(epoch_at(102, 4))).unwrap();
+    assert!(!reader.offer(&offered(102, 3)), "only the floor tells what an EPOCH there means");
+    assert_eq!(at(&reader.next(Answer::Manifest(Some(manifest(100, 3)))).unwrap()), 102 + GAP);
+    assert!(reader.offer(&offered(102 + GAP, 4)));
+}

@@ -39,7 +39,7 @@ async fn after_a_graceful_stop_the_store_alone_is_the_shard() {
 
     let options = JournalOptions::new(dir.path(), CLUSTER);
     let (journal, mut replay) = Journal::open(options).await.unwrap();
-    assert_eq!(replay.next().unwrap(), None, "no frame is left");
+    assert!(replay.next().unwrap().is_none(), "no frame is left");
     drop(journal);
     let store = Store::open(&url).await.unwrap();
     let node = Node::open(&store, 2).await;
@@ -60,8 +60,7 @@ async fn dropping_every_handle_stores_what_was_handed_over_and_ends_the_task() {
 
 #[tokio::test]
 async fn a_shard_dropped_before_recovery_ended_ends_its_task() {
-    let (shard, task) =
-        Shard::open(at(&memory().await), options(None), StdRng::seed_from_u64(1)).await.unwrap();
+    let (shard, task) = open(&memory().await, options(None), 1).await;
     let receipt = shard.enqueue(unit(0, &["a"])).await.unwrap();
     drop(shard);
     task.await.unwrap();

@@ -4,7 +4,7 @@ use futures::FutureExt;
 
 use super::*;
 use crate::format::manifest::EpochEntry;
-use crate::journal::{Frame, FrameNumber};
+use crate::journal::{Frame, FrameNumber, JournalEntry};
 use crate::model::{LeaderEpoch, Nonce};
 use crate::shard::RECOVERED_HEADER;
 use crate::shard::leader::leftover::{Fate, Leftover, Sent};
@@ -83,8 +83,7 @@ async fn a_crash_while_appending_again_repeats_nothing() {
                 Journal::open(JournalOptions::new(dir.path(), CLUSTER)).await.unwrap();
             let journal = SharedJournal::new(journal);
             journal.adopt(&mut replay).unwrap();
-            let opened = Shard::open(at(&bucket.flaky), options(Some(journal)), StdRng::seed_from_u64(seed));
-            let (shard, task) = opened.await.unwrap();
+            let (shard, task) = open(&bucket.flaky, options(Some(journal)), seed).await;
             let hold = bucket.faulty.hold(Operation::Create, moment);
             shard.recovered(false, vec![partition(0)]).await.unwrap();
             // What has arrived once is not sent again.
@@ -250,8 +249,8 @@ fn the_epochs_that_are_known_decide_what_was_stored() {
     let epochs = [epoch(1, Some(70)), epoch(2, Some(200)), epoch(3, None)];
     let fate = |sent: &[(u128, u64)]| {
         let sent = sent.iter().map(|(nonce, seq)| Sent { nonce: Nonce::new(*nonce), seq: WalSeq::new(*seq) });
-        let number = FrameNumber::new(4);
-        Leftover { number, origin: Nonce::new(1), batches: Vec::new(), sent: sent.collect() }.fate(&epochs)
+        let entry = JournalEntry::queued(FrameNumber::new(4));
+        Leftover { entry, origin: Nonce::new(1), sent: sent.collect() }.fate(&epochs)
     };
     assert_eq!(fate(&[]), Fate::NotStored, "without a mark it was never sent");
     assert_eq!((fate(&[(1, 69)]), fate(&[(1, 70)])), (Fate::Stored, Fate::NotStored));
@@ -287,7 +286,7 @@ async fn an_adopted_journal_hands_each_shard_its_own() {
     let mut found = Vec::new();
     for shard in 0..4 {
         let leftovers = journal.leftovers(ShardId::new(shard)).await;
-        found.push(leftovers.iter().map(|one| (one.number.get(), one.sent.len())).collect::<Vec<_>>());
+        found.push(leftovers.iter().map(|one| (one.number().get(), one.sent.len())).collect::<Vec<_>>());
         assert!(!journal.has_leftovers(ShardId::new(shard)), "whoever holds them takes care of them");
     }
     assert_eq!(found, [vec![(2, 0)], vec![(1, 1)], vec![(3, 0)], vec![]]);

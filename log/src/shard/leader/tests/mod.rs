@@ -1,9 +1,11 @@
 //! What the tests of the leader share: a node with one shard, over a store and perhaps a journal.
 
 mod exclusive;
+mod following;
 mod leftover;
 mod recovery;
 mod shared;
+mod spill;
 mod turn;
 
 use std::path::Path;
@@ -24,9 +26,10 @@ use crate::model::{
     TopicId, TopicPartition, WalSeq,
 };
 use crate::shard::append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch};
+use crate::shard::cache::BlockCache;
 use crate::shard::leader::{LeaderOptions, Receipt, Shard};
 use crate::shard::taker::PathObject;
-use crate::shard::{ShardStore, SharedJournal, Signals};
+use crate::shard::{ShardIndex, ShardStore, SharedJournal, Signals};
 use crate::store::{Store, StoreUrl};
 use crate::testing::FaultyStore;
 
@@ -97,7 +100,21 @@ fn options(journal: Option<SharedJournal>) -> LeaderOptions {
         signals: Signals::default(),
         flush_linger: limits::FLUSH_LINGER,
         unflushed_bytes_max: limits::SHARD_UNFLUSHED_BYTES_MAX,
+        spill_bytes: limits::SHARD_SPILL_BYTES,
     }
+}
+
+/// Takes the shard over, with an index of its own.
+async fn open(store: &Store, options: LeaderOptions, seed: u64) -> (Shard, JoinHandle<()>) {
+    let (at, nonces) = (at(store), StdRng::seed_from_u64(seed));
+    Shard::open(
+        at.clone(),
+        Arc::new(ShardIndex::new(at, BlockCache::new(limits::CACHE_BYTES_MIN))),
+        options,
+        nonces,
+    )
+    .await
+    .unwrap()
 }
 
 /// A node that leads the shard.
@@ -116,7 +133,7 @@ impl Node {
 
     async fn open_with(store: &Store, options: LeaderOptions, seed: u64) -> Self {
         let journal = options.journal.clone();
-        let (shard, task) = Shard::open(at(store), options, StdRng::seed_from_u64(seed)).await.unwrap();
+        let (shard, task) = open(store, options, seed).await;
         shard.recovered(false, Vec::new()).await.unwrap();
         Self { shard, task, journal, damage: Vec::new() }
     }
@@ -131,7 +148,7 @@ impl Node {
             journal.adopt(&mut replay).unwrap();
         }
         let options = options(Some(journal.clone()));
-        let (shard, task) = Shard::open(at(store), options, StdRng::seed_from_u64(seed)).await.unwrap();
+        let (shard, task) = open(store, options, seed).await;
         while let Some(replayed) = replay.next().unwrap() {
             shard.recover(replayed).await.unwrap();
         }
@@ -144,7 +161,7 @@ impl Node {
     async fn lead_again(&self, store: &Store, seed: u64) -> Self {
         let options = options(self.journal.clone());
         let journal = options.journal.clone();
-        let (shard, task) = Shard::open(at(store), options, StdRng::seed_from_u64(seed)).await.unwrap();
+        let (shard, task) = open(store, options, seed).await;
         shard.recovered(false, vec![partition(0), partition(9)]).await.unwrap();
         Self { shard, task, journal, damage: Vec::new() }
     }
@@ -159,20 +176,7 @@ impl Node {
 
     /// Returns offset and value of every record below the high watermark.
     async fn read(&self, number: u16) -> Vec<(u64, String)> {
-        let mut at = Offset::ZERO;
-        let mut found = Vec::new();
-        loop {
-            let fetched = self.shard.index().fetch(partition(number), at, 1 << 20).await.unwrap();
-            if fetched.next == at {
-                return found;
-            }
-            for record in fetched.batches.iter().flat_map(|batch| batch.records().unwrap()) {
-                let record = record.unwrap();
-                let value = record.value.unwrap_or_default();
-                found.push((record.offset.get(), String::from_utf8(value.to_vec()).unwrap()));
-            }
-            at = fetched.next;
-        }
+        read(self.shard.index(), number).await
     }
 
     /// Ends as a crash does: nothing more is stored, nothing of the journal's queue is written.
@@ -188,6 +192,24 @@ impl Node {
         if let Some(journal) = self.journal {
             assert!(journal.close().await, "the journal is left empty and whole");
         }
+    }
+}
+
+/// Returns offset and value of every record that readers of an index see.
+async fn read(index: &ShardIndex, number: u16) -> Vec<(u64, String)> {
+    let mut at = Offset::ZERO;
+    let mut found = Vec::new();
+    loop {
+        let fetched = index.fetch(partition(number), at, 1 << 20).await.unwrap();
+        if fetched.next == at {
+            return found;
+        }
+        for record in fetched.batches.iter().flat_map(|batch| batch.records().unwrap()) {
+            let record = record.unwrap();
+            let value = record.value.unwrap_or_default();
+            found.push((record.offset.get(), String::from_utf8(value.to_vec()).unwrap()));
+        }
+        at = fetched.next;
     }
 }
 

@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::*;
-use crate::journal::{Frame, JournalBatch, Replayed, frame::FrameNumber};
+use crate::journal::{Frame, JournalBatch, JournalEntry, Replayed, frame::FrameNumber};
 use crate::model::Nonce;
 use crate::shard::leader::RecoverError;
 use crate::store::Operation;
@@ -219,11 +219,11 @@ fn replayed(number: u64, batches: &[(u16, u64, &str)]) -> Replayed {
         append_time: Timestamp::from_millis(2_000),
         batches: batches.iter().map(batch).collect(),
     };
-    Replayed { number: FrameNumber::new(number), frame, after_damage: false }
+    Replayed { entry: JournalEntry::queued(FrameNumber::new(number)), frame, after_damage: false }
 }
 
 async fn recovering(store: &Store) -> (Shard, JoinHandle<()>) {
-    Shard::open(at(store), options(None), StdRng::seed_from_u64(3)).await.unwrap()
+    open(store, options(None), 3).await
 }
 
 #[tokio::test]
@@ -283,9 +283,10 @@ async fn no_frame_of_another_shard_is_released_before_all_are_recovered() {
     let (journal, mut replay) = Journal::open(JournalOptions::new(dir.path(), CLUSTER)).await.unwrap();
     let journal = SharedJournal::new(journal);
     let other = ShardStore { shard: ShardId::new(1), ..at(&store) };
-    let rng = || StdRng::seed_from_u64(5);
-    let (waiting, waiting_task) = Shard::open(other, options(Some(journal.clone())), rng()).await.unwrap();
-    let (shard, task) = Shard::open(at(&store), options(Some(journal.clone())), rng()).await.unwrap();
+    let index = Arc::new(ShardIndex::new(other.clone(), BlockCache::new(limits::CACHE_BYTES_MIN)));
+    let opened = Shard::open(other, index, options(Some(journal.clone())), StdRng::seed_from_u64(5)).await;
+    let (waiting, waiting_task) = opened.unwrap();
+    let (shard, task) = open(&store, options(Some(journal.clone())), 5).await;
     shard.recover(replay.next().unwrap().unwrap()).await.unwrap();
     shard.recovered(false, Vec::new()).await.unwrap();
     shard.flush().await;

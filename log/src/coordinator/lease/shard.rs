@@ -1,0 +1,199 @@
+//! What a node knows of one shard, and what it does about it.
+
+use std::time::Duration;
+
+use super::Action;
+use crate::coordinator::{Lease, NodeInfo};
+use crate::limits::{LEAD_BACKOFF_MAX, LEAD_BACKOFF_MIN, LEASE_ABSENT_MIN, PROBE_AGE_MAX};
+use crate::model::{Incarnation, LeaderEpoch, ShardId};
+
+/// What the node does with the shard.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Role {
+    /// Follows, at most.
+    #[default]
+    Idle,
+    /// Asks for the lease.
+    Acquiring,
+    /// Holds the lease, and writes its EPOCH.
+    TakingOver,
+    /// Leads, whatever the coordinator says.
+    Leading { epoch: LeaderEpoch },
+    /// Stops leading in favour of another node, or of nobody.
+    HandingOver { epoch: LeaderEpoch, to: Option<Box<NodeInfo>> },
+}
+
+/// A question to a node whether it leads the shard.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) whom: Lease,
+    pub(super) at: Duration,
+    pub(super) refused: u32,
+    /// When to ask again after a refusal.
+    pub(super) again_at: Option<Duration>,
+    pub(super) answer: Option<Answer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It leads or takes over.
+    Yes,
+    /// It does neither.
+    No,
+    /// It did not answer.
+    Silent,
+}
+
+/// How long there has been no lease that counts.
+#[derive(Debug, Clone, Copy)]
+struct Absent {
+    since: Duration,
+    /// Whether the view before still had one, so that it has just expired, was given back, or was wiped.
+    vanished: bool,
+}
+
+/// One shard.
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    pub(super) role: Role,
+    /// Who leads, as far as is known.
+    pub(super) known: Option<Lease>,
+    /// The highest epoch of which is known that somebody led it. Leases below it are those of superseded leaders.
+    seen: LeaderEpoch,
+    /// Whether the shard never had a leader.
+    pub(super) never_led: bool,
+    absent: Option<Absent>,
+    pub(super) asked: Option<Asked>,
+    /// When an attempt to lead begins that has been decided on.
+    pub(super) try_at: Option<Duration>,
+    /// When the leadership began.
+    began_at: Duration,
+    /// Attempts that failed, or did not last.
+    failures: u32,
+    /// Before this no attempt to lead is made.
+    pub(super) not_before: Duration,
+    /// The better leader, and since when it has been that.
+    pub(super) better: Option<(Incarnation, Duration)>,
+    /// Before this the shard is not moved.
+    pub(super) stays_until: Duration,
+}
+
+impl Shard {
+    /// Notes who leads or takes over, unless something newer is known.
+    pub(super) fn learn(&mut self, lease: &Lease) {
+        let takes_over =
+            !lease.leads() && self.known.as_ref().is_none_or(|known| known.incarnation != lease.incarnation);
+        if takes_over || (lease.leads() && lease.epoch >= self.seen) {
+            self.seen = self.seen.max(lease.epoch);
+            self.never_led &= !lease.leads();
+            self.known = Some(lease.clone());
+        }
+    }
+
+    /// Tells whether a lease counts: it is not one of a leader that has been superseded.
+    pub(super) fn counts(&self, lease: &Lease) -> bool {
+        !lease.leads() || lease.epoch >= self.seen
+    }
+
+    /// Takes note of the lease in a view, and of the one in the view before if nothing was missed in between.
+    pub(super) fn see(&mut self, lease: Option<&Lease>, before: Option<&Lease>, now: Duration) {
+        if let Some(lease) = lease {
+            self.learn(lease);
+            if before != Some(lease) {
+                // What its holder said before it took this lease is of no use any more.
+                self.asked.take_if(|asked| asked.answer.is_some());
+            }
+        }
+        if lease.is_some_and(|lease| self.counts(lease)) {
+            self.absent = None;
+        } else if self.absent.is_none() {
+            self.absent = Some(Absent { since: now, vanished: before.is_some() });
+            // Silence counts from now on: before, the way there may have been cut.
+            self.asked.take_if(|asked| asked.answer == Some(Answer::Silent));
+        }
+    }
+
+    /// Forgets for how long things have been as they are: nothing was seen for a while.
+    pub(super) fn lose_sight(&mut self) {
+        self.absent = None;
+        self.better = None;
+        self.try_at = None;
+    }
+
+    /// Tells whether the lease has been absent for long enough, at the time of a view, to ask and to try.
+    pub(super) fn is_vacant(&self, viewed_at: Duration) -> bool {
+        self.absent.is_some_and(|absent| {
+            absent.vanished || viewed_at.saturating_sub(absent.since) >= LEASE_ABSENT_MIN
+        })
+    }
+
+    /// Returns what the holder of a lease answered lately.
+    pub(super) fn answer_of(&self, whom: &Lease, now: Duration) -> Option<Answer> {
+        self.asked_lately(whom, now).and_then(|asked| asked.answer)
+    }
+
+    /// Returns the question to the holder of a lease that was put lately. One about another leadership of the same
+    /// process is another question.
+    pub(super) fn asked_lately(&self, whom: &Lease, now: Duration) -> Option<&Asked> {
+        let is_recent = |asked: &&Asked| now.saturating_sub(asked.at) < PROBE_AGE_MAX;
+        self.asked.as_ref().filter(|asked| asked.whom == *whom).filter(is_recent)
+    }
+
+    /// Notes that a node is asked.
+    pub(super) fn ask(&mut self, whom: Lease, now: Duration) {
+        self.asked = Some(Asked { whom, at: now, refused: 0, again_at: None, answer: None });
+    }
+
+    /// Notes which other node would lead better, if any.
+    pub(super) fn placed(&mut self, better: Option<Incarnation>, now: Duration) {
+        self.better = better.map(|better| match self.better {
+            Some((before, since)) if before == better => (better, since),
+            _ => (better, now),
+        });
+    }
+
+    /// Tells whether the node is on the way to lead.
+    pub(super) fn is_taking_over(&self) -> bool {
+        matches!(self.role, Role::Acquiring | Role::TakingOver)
+    }
+
+    /// Notes that the node leads.
+    pub(super) fn begin(&mut self, me: &NodeInfo, epoch: LeaderEpoch, now: Duration) {
+        self.role = Role::Leading { epoch };
+        self.began_at = now;
+        self.seen = self.seen.max(epoch);
+        self.known = Some(me.lease(epoch));
+        self.never_led = false;
+        self.asked = None;
+    }
+
+    /// Begins to give the shard away, if the node leads it.
+    pub(super) fn hand_over(&mut self, shard: ShardId, to: Option<NodeInfo>) -> Option<Action> {
+        let Role::Leading { epoch } = self.role else { return None };
+        self.role = Role::HandingOver { epoch, to: to.clone().map(Box::new) };
+        Some(Action::HandOver { shard, to })
+    }
+
+    /// Notes that an attempt failed or a leadership ended. Who superseded it will be seen.
+    pub(super) fn end(&mut self, superseded: bool, now: Duration) {
+        let role = std::mem::take(&mut self.role);
+        let (Role::Leading { epoch } | Role::HandingOver { epoch, .. }) = role else { return };
+        if now.saturating_sub(self.began_at) >= LEAD_BACKOFF_MAX {
+            self.failures = 0;
+        }
+        if superseded {
+            self.seen = self.seen.max(epoch.plus(1));
+            self.known.take_if(|known| known.epoch < self.seen);
+            self.absent = Some(Absent { since: now, vanished: false });
+        }
+    }
+
+    /// Puts off the next attempt. `draw` chooses from zero up to what it is given.
+    pub(super) fn back_off(&mut self, now: Duration, draw: impl FnOnce(Duration) -> Duration) {
+        let doubled = LEAD_BACKOFF_MIN.saturating_mul(2u32.saturating_pow(self.failures.min(16)));
+        let half = doubled.min(LEAD_BACKOFF_MAX) / 2;
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + half + draw(half);
+        self.try_at = None;
+    }
+}
