@@ -28,7 +28,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::BufMut;
 use forebay_log::limits::PARTITIONS_MAX;
-use forebay_log::model::TopicName;
+use forebay_log::model::{Topic, TopicName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Positions up to which a vector is written in plain form.
@@ -119,6 +119,14 @@ impl Cursor {
     /// Returns the part for a topic: by name, or the only one where the cursor names no topic.
     pub fn topic(&self, name: &TopicName) -> Option<&TopicCursor> {
         self.topics.iter().find(|(n, _)| n.as_ref().is_none_or(|n| n == name)).map(|(_, cursor)| cursor)
+    }
+
+    /// Tells whether a topic is the incarnation that the cursor names, if it names it, with all partitions it names.
+    pub fn fits(&self, name: &TopicName, topic: &Topic) -> bool {
+        self.topic(name).is_none_or(|cursor| {
+            let has = |position: &Position| position.partition < topic.partitions;
+            cursor.epoch == topic.epoch && cursor.positions.iter().all(has)
+        })
     }
 
     /// Appends the text, which is plain ASCII for every cursor that keeps the rules of its fields.

@@ -3,21 +3,27 @@
 //! A produce goes `http` → [`produce`] → the shard's leader in the log; a read goes `http` → [`fetch`] → memory at the
 //! tail, or the object that the shard's index names.
 
+pub mod bucket;
 pub mod budget;
+pub mod cluster;
 pub mod config;
 pub mod cursor;
+pub mod doctor;
 pub mod fetch;
 pub mod http;
+pub mod leading;
 pub mod limits;
 mod listen;
 pub mod node;
 pub mod produce;
+pub mod report;
 pub mod shards;
 #[cfg(test)]
 mod testing;
 pub mod topics;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -39,7 +45,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         .with_context(|| format!("cannot listen on {}; --listen chooses another address", config.listen))?;
     let address = listener.local_addr()?;
     let seed = rand::rngs::OsRng.try_next_u64().context("the system gives no randomness")?;
-    let node = Node::open(&config, Arc::new(SystemClock), seed).await?;
+    let mut shutdown = pin!(shutdown);
+    let node = tokio::select! {
+        opened = Node::open(&config, Arc::new(SystemClock), seed) => opened?,
+        // It may wait for a Redis or a store that is not there. Nothing was accepted yet.
+        () = &mut shutdown => return Ok(()),
+    };
     tracing::info!(url = %format!("http://{address}"), store = %config.store, "listening on http://{address}");
     tracing::info!("try: curl -X PUT http://{address}/v1/topics/orders");
     let served = tokio::spawn(listen::serve(listener, Arc::clone(&node)));

@@ -138,7 +138,8 @@ pub const READ_TOPICS_MAX: usize = 64;
 pub const READS_IN_FLIGHT_BYTES: usize = 256 * MIB;
 /// Bytes of a page or chunk that need no room in that budget.
 pub const READ_FREE_BYTES: usize = 16 * KIB;
-/// Reads that hold stored batches at once: each up to [`FETCH_BYTES`], and one batch of it decoded.
+/// Reads that hold batches from the store at once: each up to [`FETCH_BYTES`], and one batch of it decoded. What is in
+/// memory anyway is decoded a batch at a time, without a wait while it is, so that the threads bound it.
 pub const FETCHES_MAX: usize = 64;
 /// Filters of one read.
 pub const FILTERS_MAX: usize = 16;
@@ -174,6 +175,106 @@ pub const SSE_ID_PARTITIONS_MAX: usize = 32;
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an open stream looks for new partitions of its topic.
 pub const PARTITIONS_REFRESH: Duration = Duration::from_secs(1);
+
+// ---- other nodes ----
+
+/// Connections of other nodes at a time: each follows and sends appends over one connection per shard.
+pub const PEER_CONNECTIONS_MAX: usize = 4096;
+/// Longest from a node's connection to its first proven request, the TLS handshake included.
+pub const PEER_OPENING_MAX: Duration = Duration::from_secs(5);
+/// Requests at a time on one connection of a node: it uses one.
+pub const PEER_STREAMS_MAX: u32 = 4;
+/// Bytes of a request's or an answer's head between nodes.
+pub const PEER_HEAD_BYTES_MAX: u32 = 8 * 1024;
+/// Longest until another node has taken a connection, proofs included.
+pub const PEER_CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Longest that a probe takes in all: a takeover waits for it.
+pub const PEER_PROBE_MAX: Duration = Duration::from_secs(1);
+/// How often the other end of a silent connection is asked whether it is there.
+pub const PEER_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest it takes to answer: past it what was sent and not answered is of unknown outcome.
+pub const PEER_PING_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Bytes of a stream between nodes that may arrive before they are taken.
+pub const PEER_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of one frame between nodes: a WAL object with one unit more than it was meant to hold.
+pub const PEER_FRAME_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of small frames that are written at once; parts from [`PIECE_BYTES_MIN`] on are written as they are.
+pub const PEER_WRITE_BYTES: usize = 64 * KIB;
+/// Chunks of an answer that wait for the connection.
+pub const PEER_CHUNKS_MAX: usize = 8;
+/// Bytes of appends that one node has sent to the leader of one shard and that are not answered.
+pub const FORWARD_BYTES_MAX: usize = 64 * MIB;
+/// Appends that wait to be written to one stream, and that one stream waits for at its leader: as many as
+/// [`FORWARD_BYTES_MAX`] holds at 1 KiB each, the least that one counts.
+pub const FORWARDS_MAX: usize = FORWARD_BYTES_MAX / KIB;
+/// How much sooner the leader answers that an append took too long than its sender gives up.
+pub const FORWARD_MARGIN: Duration = Duration::from_millis(250);
+/// Refused appends that a stream remembers, so that what follows them in their requests is refused too.
+pub const FORWARD_REFUSALS_MAX: usize = 4096;
+/// First pause before an append that found no leader is sent again, unless another leader is known before; doubles ...
+pub const REROUTE_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// ... up to this.
+pub const REROUTE_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How often a leader without news tells its followers that it is there.
+pub const FOLLOW_HEARTBEAT: Duration = Duration::from_millis(500);
+/// Silence after which a follower takes its leader for gone.
+pub const FOLLOW_SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Topics whose batches a follower may ask for.
+pub const FOLLOW_TOPICS_MAX: usize = forebay_log::limits::TOPICS_MAX;
+/// Pause between two log lines about nodes that are refused, or refuse.
+pub const PEER_COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
+/// First pause before a leader whose stream broke is asked again, drawn by chance up to ...
+pub const FOLLOW_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// ... this; also the pause after the store did not answer.
+pub const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How often a node without a leader to follow looks at the store.
+pub const FOLLOW_POLL: Duration = Duration::from_secs(1);
+/// How often the root of a shard that is read here and led elsewhere is looked at.
+pub const MANIFEST_LOOK: Duration = Duration::from_secs(1);
+/// How often a node looks which topics have readers on it.
+pub const WANTED_LOOK: Duration = Duration::from_millis(100);
+/// News of keepers, and words of other nodes, that wait for the driver.
+pub const TOLD_MAX: usize = 4096;
+/// Orders that wait for one keeper.
+pub const ORDERS_MAX: usize = 4;
+/// Pause before Redis is tried again at the start.
+pub const COORDINATOR_PAUSE: Duration = Duration::from_secs(1);
+
+// ---- topics on a store that several nodes use ----
+
+/// How long a node trusts its copy of the topics after the store has last confirmed it. `DELETE` waits as long.
+pub const TOPICS_TRUST: Duration = Duration::from_secs(1);
+/// What `DELETE` waits beyond that: how far two machines' clocks may part in that time, with room.
+pub const TOPICS_TRUST_DRIFT: Duration = Duration::from_millis(50);
+/// Pause between two looks at the register of topics: at most four a second, whatever is asked for.
+pub const TOPICS_LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Longest that one look takes before it has failed.
+pub const TOPICS_LOOK_MAX: Duration = Duration::from_secs(5);
+/// Longest that a request waits for one.
+pub const TOPICS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Changes of topics that wait for the store at a time.
+pub const TOPIC_CHANGES_MAX: usize = 1024;
+/// Most that a node waits, by chance, before it swaps the register again after another was faster.
+pub const TOPICS_SWAP_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+// ---- checks and set-up ----
+
+/// Calls of one kind that `forebay doctor` times.
+pub const DOCTOR_CALLS: usize = 10;
+/// Longest that one part of its checks takes; the probe takes longest, where racing writers of a name wait for seconds.
+pub const DOCTOR_PART_MAX: Duration = Duration::from_secs(60);
+/// Median of a PUT past which it warns: the linger, which appends at `object` wait for at most anyway.
+pub const DOCTOR_PUT_WARN: Duration = forebay_log::limits::FLUSH_LINGER;
+/// Median of a sync past which it warns: most disks take a tenth of that.
+pub const DOCTOR_SYNC_WARN: Duration = Duration::from_millis(50);
+/// Distance of clocks past which it warns, and past which it fails.
+pub const DOCTOR_CLOCK_WARN: Duration = Duration::from_secs(5);
+/// See [`DOCTOR_CLOCK_WARN`]: past it records are stamped wrong, and soon requests to S3 are refused.
+pub const DOCTOR_CLOCK_FAIL: Duration = Duration::from_secs(60);
+/// Longest that one call to set a bucket up takes, its retries among it.
+pub const BUCKET_CALL_MAX: Duration = Duration::from_secs(30);
+/// Days after which the parts of an unfinished upload are removed.
+pub const BUCKET_ABORT_DAYS: i32 = 7;
 
 // ---- the process ----
 

@@ -4,6 +4,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use forebay_gateway::config::{Command, Config, ConfigError, LogFormat};
+use forebay_gateway::report::ReportFormat;
+use forebay_log::clock::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -11,13 +13,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let outcome = match Command::from_process() {
-        Ok(Command::Serve(config)) => serve(*config),
-        Ok(Command::Openapi) => print_openapi(),
+        Ok(Command::Serve(config)) => serve(*config).map(|()| true),
+        Ok(Command::Doctor(config, format)) => doctor(&config, format),
+        Ok(Command::BucketInit { config, dry_run }) => bucket_init(&config, dry_run),
+        Ok(Command::Openapi) => print_openapi().map(|()| true),
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => Err(error.into()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // There is nowhere else to say it.
             let _ = writeln!(std::io::stderr(), "forebay: {error:#}");
@@ -47,6 +52,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     })
     .await
+}
+
+#[tokio::main]
+async fn doctor(config: &Config, format: ReportFormat) -> anyhow::Result<bool> {
+    let redis = config.cluster.as_ref().map(|cluster| cluster.redis.info().clone());
+    let report = forebay_gateway::doctor::run(config, redis, &SystemClock).await?;
+    write!(std::io::stdout(), "{}", report.render(format)?)?;
+    Ok(report.is_good())
+}
+
+#[tokio::main]
+async fn bucket_init(config: &Config, dry_run: bool) -> anyhow::Result<bool> {
+    let report = forebay_gateway::bucket::init(config, dry_run).await?;
+    write!(std::io::stdout(), "{}", report.render(ReportFormat::Text)?)?;
+    Ok(report.is_good())
 }
 
 fn print_openapi() -> anyhow::Result<()> {

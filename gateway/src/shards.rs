@@ -1,43 +1,47 @@
-//! The shards of the cluster as this node sees them: what readers go by, who leads, and the way from a partition to its
-//! shard.
+//! The shards of the cluster: what readers of this node go by, whoever leads, and the way from a partition to its shard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use forebay_log::model::{Offset, PartitionId, ShardId, Topic, TopicId, TopicPartition};
-use forebay_log::shard::{FetchError, Fetched, PartitionLog, Shard, ShardIndex, Signals, TruncateError};
+use forebay_log::shard::{
+    BlockCache, FetchError, Fetched, PartitionLog, Shard, ShardIndex, ShardStore, Signals, TruncateError,
+};
 use futures::future::join_all;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::limits;
-
-/// Who leads a shard, as far as this node knows.
-#[derive(Debug, Clone, Default)]
-pub enum Leader {
-    /// This node.
-    Here(Shard),
-    /// Nobody that it knows of.
-    #[default]
-    Nobody,
-}
 
 /// One shard.
 #[derive(Debug)]
 pub struct ShardSlot {
-    id: ShardId,
+    at: ShardStore,
     index: Arc<ShardIndex>,
-    leader: watch::Sender<Leader>,
+    asked: AtomicBool,
 }
 
 impl ShardSlot {
-    /// Returns a shard that nobody leads yet.
-    pub fn new(id: ShardId, index: Arc<ShardIndex>) -> Self {
-        Self { id, index, leader: watch::Sender::new(Leader::Nobody) }
+    /// Returns a shard of which nothing is known yet. `blocks` is the node's.
+    pub fn new(at: ShardStore, blocks: BlockCache) -> Self {
+        let index = Arc::new(ShardIndex::new(at.clone(), blocks));
+        Self { at, index, asked: AtomicBool::new(false) }
+    }
+
+    /// Returns the shard of an index that is there.
+    #[cfg(test)]
+    pub(crate) fn over(at: ShardStore, index: Arc<ShardIndex>) -> Self {
+        Self { at, index, asked: AtomicBool::new(false) }
     }
 
     /// Returns which shard this is.
     pub fn id(&self) -> ShardId {
-        self.id
+        self.at.shard
+    }
+
+    /// Returns where its objects are.
+    pub fn at(&self) -> &ShardStore {
+        &self.at
     }
 
     /// Returns what readers go by, whoever leads.
@@ -45,21 +49,15 @@ impl ShardSlot {
         &self.index
     }
 
-    /// Returns who leads, and what changes when another does.
-    pub fn leader(&self) -> watch::Receiver<Leader> {
-        self.leader.subscribe()
+    /// Tells whether somebody has read of it since the last call.
+    pub fn was_asked(&self) -> bool {
+        self.asked.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes who leads.
-    pub fn led_by(&self, leader: Leader) {
-        self.leader.send_replace(leader);
-    }
-
-    /// Returns the shard's leader if it is here.
-    pub fn here(&self) -> Option<Shard> {
-        match &*self.leader.borrow() {
-            Leader::Here(shard) => Some(shard.clone()),
-            Leader::Nobody => None,
+    fn ask(&self) {
+        // Most reads find it set, and leave the line of memory to all cores.
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -72,12 +70,13 @@ pub struct Shards {
     fetches: Semaphore,
 }
 
-/// Stored batches, with the place among all fetches that they take until they are dropped.
+/// Stored batches, with the place among all fetches from the store that they take until they are dropped.
 #[derive(Debug)]
 pub struct Fetch<'a> {
     /// What was found.
     pub fetched: Fetched,
-    _place: SemaphorePermit<'a>,
+    /// None for what was in memory anyway.
+    _place: Option<SemaphorePermit<'a>>,
 }
 
 impl Shards {
@@ -98,10 +97,12 @@ impl Shards {
 
     /// Returns the index of a partition.
     pub fn log(&self, topic: &Topic, partition: PartitionId) -> Option<Arc<PartitionLog>> {
-        self.of(topic, partition).map(|slot| slot.index().log(topic.partition(partition)))
+        let slot = self.of(topic, partition)?;
+        slot.ask();
+        Some(slot.index().log(topic.partition(partition)))
     }
 
-    /// Moves log starts of a topic's partitions forward.
+    /// Moves log starts of a topic's partitions forward. `here` finds the leaders that are on this node.
     ///
     /// # Errors
     /// The first [`TruncateError`], once all shards are done; others may have moved theirs. A retry is safe.
@@ -115,6 +116,7 @@ impl Shards {
         &self,
         topic: &Topic,
         starts: &[(PartitionId, Offset)],
+        here: impl Fn(ShardId) -> Option<Shard>,
     ) -> Result<(), TruncateError> {
         let mut by_shard: BTreeMap<ShardId, Vec<(TopicPartition, Offset)>> = BTreeMap::new();
         for (partition, start) in starts {
@@ -123,8 +125,13 @@ impl Shards {
         }
         let mut moves = Vec::with_capacity(by_shard.len());
         for (id, starts) in by_shard {
-            let shard = self.get(id).and_then(ShardSlot::here).ok_or(TruncateError::NoLeader)?;
-            moves.push(async move { shard.truncate(&starts).await });
+            let (slot, leader) = (self.get(id).ok_or(TruncateError::NoLeader)?, here(id));
+            moves.push(async move {
+                match leader {
+                    Some(leader) => leader.truncate(&starts).await,
+                    None => slot.index().truncate(&starts).await,
+                }
+            });
         }
         join_all(moves).await.into_iter().collect()
     }
@@ -135,8 +142,8 @@ impl Shards {
         self.signals.forget(topic);
     }
 
-    /// Returns batches of a partition from an offset on; none if the cluster has no such shard. Waits while as many others
-    /// hold theirs as may: batches and what is decoded of them are the largest thing a read holds.
+    /// Returns batches of a partition from an offset on; none if the cluster has no such shard. What is in memory is read
+    /// at once, whatever others do. Else waits while as many others as may hold what they read from the store.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -147,9 +154,13 @@ impl Shards {
         at: Offset,
     ) -> Result<Option<Fetch<'_>>, FetchError> {
         let Some(slot) = self.of(topic, partition) else { return Ok(None) };
+        let (index, partition) = (slot.index(), topic.partition(partition));
+        if let Some(fetched) = index.fetch_from_memory(partition, at, limits::FETCH_BYTES)? {
+            return Ok(Some(Fetch { fetched, _place: None }));
+        }
         let place = self.fetches.acquire().await.expect("the semaphore is never closed");
-        let fetched = slot.index().fetch(topic.partition(partition), at, limits::FETCH_BYTES).await?;
-        Ok(Some(Fetch { fetched, _place: place }))
+        let fetched = index.fetch(partition, at, limits::FETCH_BYTES).await?;
+        Ok(Some(Fetch { fetched, _place: Some(place) }))
     }
 
     /// Returns all shards, in order.
@@ -157,13 +168,77 @@ impl Shards {
         &self.slots
     }
 
-    /// Returns the leaders that are here.
-    pub fn led_here(&self) -> Vec<Shard> {
-        self.slots.iter().filter_map(ShardSlot::here).collect()
-    }
-
     /// Returns what wakes readers.
     pub fn signals(&self) -> &Signals {
         &self.signals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use forebay_log::clock::SystemClock;
+    use forebay_log::keys::Keys;
+    use forebay_log::limits as log_limits;
+    use forebay_log::model::{ClusterId, Durability, Record, TopicPartition};
+    use forebay_log::shard::{Append, BatchSource, BlockCache, LeaderOptions, NewBatch, ShardStore};
+    use forebay_log::store::{Operation, Store, StoreUrl};
+    use forebay_log::testing::{FaultyStore, Moment};
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::testing::{node, topic};
+
+    async fn lead(at: &ShardStore, seed: u64) -> Shard {
+        let options = LeaderOptions {
+            clock: Arc::new(SystemClock),
+            journal: None,
+            signals: Signals::default(),
+            flush_linger: log_limits::FLUSH_LINGER,
+            unflushed_bytes_max: log_limits::SHARD_UNFLUSHED_BYTES_MAX,
+            spill_bytes: log_limits::SHARD_SPILL_BYTES,
+        };
+        let index = Arc::new(ShardIndex::new(at.clone(), BlockCache::new(log_limits::CACHE_BYTES_MIN)));
+        let (shard, _task) =
+            Shard::open(at.clone(), index, options, StdRng::seed_from_u64(seed)).await.unwrap();
+        shard.recovered(false, Vec::new()).await.unwrap();
+        shard
+    }
+
+    async fn append(shard: &Shard, partition: TopicPartition) {
+        let source = BatchSource::Records {
+            records: vec![Record { value: Some("value".into()), ..Record::default() }],
+            compression: Default::default(),
+            timestamp_type: Default::default(),
+        };
+        let batch = NewBatch { partition, source, expected: None };
+        let append = Append { batches: vec![batch], dedupe: None, level: Durability::Object };
+        shard.append(append).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn reads_of_a_store_that_does_not_answer_hold_up_none_at_the_tail() {
+        let faulty = FaultyStore::new(Store::open(&StoreUrl::Memory).await.unwrap().objects(), 1);
+        let store = Store::with_objects(Arc::new(faulty.clone()), false);
+        let at =
+            ShardStore { store, keys: Keys::new(""), cluster: ClusterId::new(1), shard: ShardId::new(0) };
+        let (node, number) = (node(1).await, PartitionId::new(0));
+        let orders = topic(&node, "orders", 1).await;
+        append(&lead(&at, 1).await, orders.partition(number)).await;
+        let leading = lead(&at, 2).await;
+        append(&leading, orders.partition(number)).await;
+        let slot = ShardSlot::over(at, Arc::clone(leading.index()));
+        let shards = Shards::new(vec![slot], Signals::default());
+        let hold = faulty.hold(Operation::Get, Moment::Request);
+        let stored = || shards.fetch(&orders, number, Offset::new(0));
+        let mut held = pin!(join_all((0..2 * limits::FETCHES_MAX).map(|_| stored())));
+        assert!(futures::poll!(held.as_mut()).is_pending());
+        hold.arrived(1).await;
+        let tail = shards.fetch(&orders, number, Offset::new(1)).await.unwrap().unwrap();
+        assert_eq!(tail.fetched.next, Offset::new(2));
+        hold.release();
+        drop(tail);
     }
 }

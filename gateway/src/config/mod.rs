@@ -4,6 +4,7 @@
 //! flags and keys are errors. Unknown variables are not: orchestrators set some of their own, such as
 //! `FOREBAY_SERVICE_HOST` for a service of that name. A variable that is empty counts as absent.
 
+mod cluster;
 mod options;
 mod origins;
 mod types;
@@ -19,8 +20,11 @@ use forebay_log::limits;
 use forebay_log::model::NodeId;
 use forebay_log::store::{S3Options, StoreUrl};
 
+use crate::cluster::InvalidSecret;
 use crate::limits::{CONNECTIONS_DEFAULT, REQUESTS_DEFAULT, STREAMS_DEFAULT};
+use crate::report::ReportFormat;
 
+pub use cluster::{Advertise, ClusterConfig, CompactorMode};
 use options::Options;
 pub use origins::{CorsOrigins, Origin};
 pub use types::{Auth, ByteSize, LogFormat};
@@ -30,6 +34,8 @@ const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net
 const DATA_DIR_DEFAULT: &str = "forebay-data";
 /// One process on one disk gains nothing from more.
 const SHARDS_DEFAULT: u16 = 1;
+/// A few, so that a few nodes share the work.
+const SHARDS_DEFAULT_CLUSTER: u16 = 4;
 
 /// An event gateway over object storage: topics, partitions and offsets as REST and Server-Sent Events.
 ///
@@ -50,8 +56,41 @@ struct Cli {
 enum Verb {
     /// Run the node (the default command).
     Serve(Box<ServeArgs>),
+    /// Check what a node with these options depends on: store, disk, clocks, Redis.
+    ///
+    /// Runs beside a node. Ends with 1 if a check fails.
+    Doctor(Box<DoctorArgs>),
+    /// Set up the bucket of a store on S3.
+    #[command(subcommand)]
+    Bucket(BucketVerb),
     /// Print the OpenAPI document.
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum BucketVerb {
+    /// Make the bucket if it is missing, close it to the public, encrypt it, and check its lifecycle rules.
+    ///
+    /// Changes only what is missing, so that it can be repeated. Ends with 1 if the bucket is not fit for use.
+    Init(Box<BucketInitArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+struct DoctorArgs {
+    /// Form of the report.
+    #[arg(long, value_enum, value_name = "text|json", hide_possible_values = true, default_value = "text")]
+    format: ReportFormat,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct BucketInitArgs {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -74,16 +113,20 @@ struct Environment {
 }
 
 /// What the process was asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Run the node.
     Serve(Box<Config>),
+    /// Check what a node depends on.
+    Doctor(Box<Config>, ReportFormat),
+    /// Set up the bucket, or say what would be done.
+    BucketInit { config: Box<Config>, dry_run: bool },
     /// Print the OpenAPI document.
     Openapi,
 }
 
 /// The checked settings of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where HTTP is served.
     pub listen: SocketAddr,
@@ -95,12 +138,18 @@ pub struct Config {
     pub s3: S3Options,
     /// The node whose place this one takes, if the store still belongs to it.
     pub replace_node: Option<NodeId>,
+    /// How it works with other nodes; none if it is the only one.
+    pub cluster: Option<ClusterConfig>,
+    /// Whether it compacts the shards that it leads.
+    pub compactor: CompactorMode,
     /// Shards of the cluster; read only when the cluster is created.
     pub shards: u16,
     /// Longest wait of accepted records before they are flushed to the store.
     pub flush_linger: Duration,
     /// Journal bytes past which appends are refused.
     pub journal_bytes: u64,
+    /// Memory for what was read from the store.
+    pub cache_bytes: usize,
     pub auth: Auth,
     /// Origins whose pages may call from a browser.
     pub cors_origins: CorsOrigins,
@@ -131,6 +180,27 @@ pub enum ConfigError {
     /// An option of S3 for a store elsewhere, which would be in vain.
     #[error("{option} is for a store of s3:, this one is {store}")]
     NotOnS3 { option: &'static str, store: StoreUrl },
+    /// An option about other nodes where there are none.
+    #[error("{option} is for one of many nodes: it needs --redis")]
+    Alone { option: &'static str },
+    /// The address of Redis is none. Its text may hold a password, and is not shown.
+    #[error("--redis is no address of a Redis: {reason}")]
+    Redis { reason: String },
+    /// Other nodes would be told an address that is none.
+    #[error("other nodes cannot reach {listen}: say --advertise HOST:PORT (FOREBAY_ADVERTISE)")]
+    NotAdvertised { listen: SocketAddr },
+    /// Other nodes would be served without a secret where everyone can knock.
+    #[error(
+        "refusing to serve other nodes on {listen} without a secret: everyone who reaches it could read and write \
+         every topic; say --cluster-secret (FOREBAY_CLUSTER_SECRET)"
+    )]
+    NoSecret { listen: SocketAddr },
+    /// The secret can be guessed, or cannot be typed. It is not shown.
+    #[error("--cluster-secret cannot be used")]
+    Secret(#[from] InvalidSecret),
+    /// TLS takes all three files.
+    #[error("TLS between nodes takes --cluster-tls-cert, --cluster-tls-key and --cluster-tls-ca")]
+    PartOfTls,
     /// Reachable from outside, without credentials, and not on purpose.
     #[error(
         "refusing to listen on {listen} without credentials: everyone who reaches it could read and write every \
@@ -157,19 +227,26 @@ impl Command {
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         let cli = Cli::try_parse_from(args)?;
-        let flags = match cli.command {
-            Some(Verb::Openapi) => return Ok(Self::Openapi),
-            Some(Verb::Serve(flags)) => *flags,
-            None => cli.serve,
-        };
-        let env = from_environment(env)?;
-        let file = match flags.config.or(env.config) {
-            Some(path) => from_file(&path)?,
-            None => Options::default(),
-        };
-        let options = flags.options.or(env.options).or(file);
-        Config::from_options(options).map(|config| Self::Serve(Box::new(config)))
+        Ok(match cli.command {
+            Some(Verb::Openapi) => Self::Openapi,
+            Some(Verb::Serve(flags)) => Self::Serve(settings(*flags, env)?),
+            Some(Verb::Doctor(args)) => Self::Doctor(settings(args.serve, env)?, args.format),
+            Some(Verb::Bucket(BucketVerb::Init(args))) => {
+                Self::BucketInit { config: settings(args.serve, env)?, dry_run: args.dry_run }
+            }
+            None => Self::Serve(settings(cli.serve, env)?),
+        })
     }
+}
+
+/// Settles flags, environment and file together.
+fn settings(flags: ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Box<Config>, ConfigError> {
+    let env = from_environment(env)?;
+    let file = match flags.config.or(env.config) {
+        Some(path) => from_file(&path)?,
+        None => Options::default(),
+    };
+    Config::from_options(flags.options.or(env.options).or(file)).map(Box::new)
 }
 
 impl Config {
@@ -178,12 +255,12 @@ impl Config {
         if options.auth.is_none() && !listen.ip().to_canonical().is_loopback() {
             return Err(ConfigError::Exposed { listen });
         }
-        let data_dir = options.data_dir.unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
-        let store = options.store.unwrap_or_else(|| StoreUrl::File(data_dir.join("store")));
+        let data_dir = options.data_dir.clone().unwrap_or_else(|| PathBuf::from(DATA_DIR_DEFAULT));
+        let store = options.store.clone().unwrap_or_else(|| StoreUrl::File(data_dir.join("store")));
         let on_s3 = matches!(store, StoreUrl::S3 { .. });
         let s3 = S3Options {
-            endpoint: options.s3_endpoint,
-            region: options.s3_region,
+            endpoint: options.s3_endpoint.clone(),
+            region: options.s3_region.clone(),
             path_style: options.s3_path_style.unwrap_or(false),
             keys: None,
         };
@@ -196,6 +273,8 @@ impl Config {
         if let Some((option, _)) = in_vain.into_iter().find(|(_, given)| *given && !on_s3) {
             return Err(ConfigError::NotOnS3 { option, store });
         }
+        let cluster = ClusterConfig::from_options(&options, &store)?;
+        let shards = if cluster.is_some() { SHARDS_DEFAULT_CLUSTER } else { SHARDS_DEFAULT };
         let linger = if on_s3 { limits::FLUSH_LINGER } else { limits::FLUSH_LINGER_EXCLUSIVE };
         Ok(Self {
             listen,
@@ -203,9 +282,12 @@ impl Config {
             s3,
             replace_node: options.replace_node,
             data_dir,
-            shards: options.shards.map_or(SHARDS_DEFAULT, |shards| shards.0),
+            cluster,
+            compactor: options.compactor.unwrap_or_default(),
+            shards: options.shards.map_or(shards, |shards| shards.0),
             flush_linger: options.flush_linger.map_or(linger, |linger| linger.0),
             journal_bytes: options.journal_bytes.map_or(limits::JOURNAL_BYTES_MAX, |bytes| bytes.0),
+            cache_bytes: options.cache_bytes.map_or(limits::CACHE_BYTES_DEFAULT, |bytes| bytes.in_memory()),
             auth: options.auth.unwrap_or_default(),
             cors_origins: options.cors_origins.unwrap_or_default(),
             max_connections: options.max_connections.map_or(CONNECTIONS_DEFAULT, |max| max.0),
@@ -216,7 +298,7 @@ impl Config {
     }
 }
 
-/// One setting a line, named as in the file. None is secret: credentials are not settings.
+/// One setting a line, named as in the file, but for secrets.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "listen = \"{}\"", self.listen)?;
@@ -234,9 +316,12 @@ impl fmt::Display for Config {
         if let Some(node) = self.replace_node {
             writeln!(f, "replace-node = \"{node}\"")?;
         }
+        cluster::write(self, f)?;
+        writeln!(f, "compactor = \"{}\"", self.compactor)?;
         writeln!(f, "shards = {}", self.shards)?;
         writeln!(f, "flush-linger = \"{}\"", humantime::format_duration(self.flush_linger))?;
         writeln!(f, "journal-bytes = \"{}\"", ByteSize(self.journal_bytes))?;
+        writeln!(f, "cache-bytes = \"{}\"", ByteSize(self.cache_bytes as u64))?;
         writeln!(f, "auth = \"{}\"", self.auth)?;
         writeln!(f, "cors-origins = {}", self.cors_origins)?;
         writeln!(f, "max-connections = {}", self.max_connections)?;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use forebay_log::model::NodeId;
 use forebay_log::store::{S3Endpoint, StoreUrl};
 
+use super::cluster::{Advertise, CompactorMode, Hidden};
 use super::origins::CorsOrigins;
 use super::types::{Auth, ByteSize, Concurrency, Linger, LogFormat, Shards};
 
@@ -62,7 +63,57 @@ pub(super) struct Options {
     #[arg(long, value_name = "NODE")]
     pub(super) replace_node: Option<NodeId>,
 
-    /// Number of shards, 1 to 1024, read only when the store is first used [default: 1].
+    /// Redis that nodes of one bucket share, redis:// or rediss://: this node is one of many [default: none, one node].
+    ///
+    /// It holds who is there and who leads; nothing acknowledged depends on it. One primary, no Redis Cluster. Never
+    /// shown with its password. [env: FOREBAY_REDIS]
+    #[arg(long, value_name = "URL")]
+    pub(super) redis: Option<Hidden>,
+
+    /// Address where other nodes reach this one, with --redis [default: 127.0.0.1:0, for nodes of one machine].
+    ///
+    /// Not for clients. An address that is not loopback also needs --cluster-secret. [env: FOREBAY_CLUSTER_LISTEN]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) cluster_listen: Option<SocketAddr>,
+
+    /// Where other nodes reach it, if that is not what it listens on, with --redis [default: --cluster-listen].
+    ///
+    /// [env: FOREBAY_ADVERTISE]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) advertise: Option<Advertise>,
+
+    /// What all nodes of the cluster know and nobody else, at least 16 characters, with --redis [default: none].
+    ///
+    /// Better given as a variable or in the file: other users of the machine see arguments.
+    /// [env: FOREBAY_CLUSTER_SECRET]
+    #[arg(long, value_name = "TEXT")]
+    pub(super) cluster_secret: Option<Hidden>,
+
+    /// Certificate of this node for TLS between nodes, PEM; with the key and the authority [default: none, no TLS].
+    ///
+    /// [env: FOREBAY_CLUSTER_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub(super) cluster_tls_cert: Option<PathBuf>,
+
+    /// Key of that certificate, PEM [default: none].
+    ///
+    /// [env: FOREBAY_CLUSTER_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub(super) cluster_tls_key: Option<PathBuf>,
+
+    /// Authority that the certificates of all nodes come from, PEM [default: none].
+    ///
+    /// [env: FOREBAY_CLUSTER_TLS_CA]
+    #[arg(long, value_name = "FILE")]
+    pub(super) cluster_tls_ca: Option<PathBuf>,
+
+    /// Whether the node compacts the shards that it leads [default: embedded].
+    ///
+    /// With off it only rolls what would make a takeover long, and deletes nothing. [env: FOREBAY_COMPACTOR]
+    #[arg(long, value_name = "MODE")]
+    pub(super) compactor: Option<CompactorMode>,
+
+    /// Number of shards, 1 to 1024, read only when the store is first used [default: 1; 4 with --redis].
     ///
     /// A shard has one write-ahead log: more shards write more in parallel, and more objects. [env: FOREBAY_SHARDS]
     #[arg(long, value_name = "N")]
@@ -81,6 +132,13 @@ pub(super) struct Options {
     /// Bounds the disk space that waits for a slow store. [env: FOREBAY_JOURNAL_BYTES]
     #[arg(long, value_name = "SIZE")]
     pub(super) journal_bytes: Option<ByteSize>,
+
+    /// Memory for what was read from the store, in bytes or KiB, MiB, GiB; at least 64MiB [default: 256MiB].
+    ///
+    /// Readers that catch up share it: what several of them want is read once, what one wants next is read ahead. More
+    /// means fewer requests to the store. [env: FOREBAY_CACHE_BYTES]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) cache_bytes: Option<ByteSize>,
 
     /// Who may call: none = everyone who reaches the address [default: none on loopback].
     ///
@@ -131,9 +189,18 @@ impl Options {
             s3_region: self.s3_region.or(other.s3_region),
             s3_path_style: self.s3_path_style.or(other.s3_path_style),
             replace_node: self.replace_node.or(other.replace_node),
+            redis: self.redis.or(other.redis),
+            cluster_listen: self.cluster_listen.or(other.cluster_listen),
+            advertise: self.advertise.or(other.advertise),
+            cluster_secret: self.cluster_secret.or(other.cluster_secret),
+            cluster_tls_cert: self.cluster_tls_cert.or(other.cluster_tls_cert),
+            cluster_tls_key: self.cluster_tls_key.or(other.cluster_tls_key),
+            cluster_tls_ca: self.cluster_tls_ca.or(other.cluster_tls_ca),
+            compactor: self.compactor.or(other.compactor),
             shards: self.shards.or(other.shards),
             flush_linger: self.flush_linger.or(other.flush_linger),
             journal_bytes: self.journal_bytes.or(other.journal_bytes),
+            cache_bytes: self.cache_bytes.or(other.cache_bytes),
             auth: self.auth.or(other.auth),
             cors_origins: self.cors_origins.or(other.cors_origins),
             max_connections: self.max_connections.or(other.max_connections),

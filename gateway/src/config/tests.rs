@@ -14,7 +14,7 @@ fn parse(args: &[&str], env: &[(&str, &str)]) -> Result<Command, ConfigError> {
 fn serve(args: &[&str], env: &[(&str, &str)]) -> Config {
     match parse(args, env).unwrap() {
         Command::Serve(config) => *config,
-        Command::Openapi => panic!("another command"),
+        other => panic!("another command: {other:?}"),
     }
 }
 
@@ -35,9 +35,12 @@ fn the_defaults_are_one_process_on_loopback() {
         store: StoreUrl::File("forebay-data/store".into()),
         s3: S3Options::default(),
         replace_node: None,
+        cluster: None,
+        compactor: CompactorMode::Embedded,
         shards: 1,
         flush_linger: Duration::from_secs(5),
         journal_bytes: 10 << 30,
+        cache_bytes: 256 << 20,
         auth: Auth::None,
         cors_origins: CorsOrigins::default(),
         max_connections: 20_000,
@@ -65,8 +68,11 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 fn every_source_knows_every_option() {
     let text = "listen = \"127.0.0.1:1\"\ndata-dir = \"d\"\nstore = \"s3://bucket/a/b\"\n\
                 s3-endpoint = \"https://s3.example\"\ns3-region = \"eu-north-1\"\ns3-path-style = true\n\
-                replace-node = \"00000000000000000000000000000007\"\nshards = 7\nflush-linger = \"0s\"\n\
-                journal-bytes = \"1GiB\"\nauth = \"none\"\n\
+                replace-node = \"00000000000000000000000000000007\"\nredis = \"redis://127.0.0.1:6379/0\"\n\
+                cluster-listen = \"127.0.0.1:7070\"\nadvertise = \"node-1:7071\"\n\
+                cluster-tls-cert = \"c\"\ncluster-tls-key = \"k\"\ncluster-tls-ca = \"a\"\n\
+                compactor = \"off\"\nshards = 7\nflush-linger = \"0s\"\n\
+                journal-bytes = \"1GiB\"\ncache-bytes = \"256MiB\"\nauth = \"none\"\n\
                 cors-origins = [\"https://a.example\", \"http://localhost:5173\"]\n\
                 max-connections = 5\nmax-requests = 6\nmax-streams = 7\nlog = \"json\"";
     let (_folder, path) = file(text);
@@ -83,7 +89,11 @@ fn every_source_knows_every_option() {
     assert_eq!(serve(&[], &env), from_file);
     assert_eq!(serve(&flags, &[]), from_file);
     assert_eq!(from_file.to_string(), text, "what is printed can be read again");
-    assert_eq!(pairs.len(), Environment::command().get_arguments().count() - 1, "all but --config");
+    assert_eq!(
+        pairs.len(),
+        Environment::command().get_arguments().count() - 2,
+        "all but --config and the secret"
+    );
 }
 
 #[test]
@@ -189,4 +199,45 @@ fn the_help_names_the_variable_and_the_default_of_every_option() {
         assert!(flag == "config" || about.contains("[default: "), "{flag}");
     }
     assert_eq!(parse(&["openapi"], &[]).unwrap(), Command::Openapi);
+}
+
+#[test]
+fn a_secret_is_known_and_never_shown() {
+    let secret = "sixteen-or-more-letters";
+    let (_folder, path) =
+        file(&format!("cluster-secret = \"{secret}\"\nredis = \"redis://:word@127.0.0.1\""));
+    let args =
+        ["--store=s3://bucket/a", "--cluster-listen=0.0.0.0:7070", "--advertise=a:1", "--config", &path];
+    let config = serve(&args, &[]);
+    let cluster = config.cluster.as_ref().unwrap();
+    assert_eq!(cluster.secret, Some(secret.parse().unwrap()));
+    for shown in [config.to_string(), format!("{config:?}")] {
+        assert!(!shown.contains(secret) && !shown.contains("word"), "{shown}");
+    }
+    for wrong in ["FOREBAY_REDIS", "FOREBAY_CLUSTER_SECRET"] {
+        let env = [("FOREBAY_REDIS", "redis://127.0.0.1"), (wrong, "word")];
+        let error = parse(&["--store=s3://bucket/a"], &env).unwrap_err().to_string();
+        assert!(!error.contains("word"), "{error}");
+    }
+}
+
+#[test]
+fn one_of_many_nodes_says_what_the_others_need() {
+    let error = |args: &[&str]| parse(args, &[]).unwrap_err().to_string();
+    let redis = "--redis=redis://127.0.0.1";
+    assert!(error(&[redis]).starts_with("--redis is for a store of s3:"));
+    let on_s3 = |more: &[&'static str]| {
+        let mut args = vec!["--store=s3://bucket/a"];
+        args.extend(more);
+        args
+    };
+    assert_eq!(serve(&on_s3(&[redis]), &[]).shards, 4);
+    assert!(error(&on_s3(&["--advertise=a:1"])).contains("needs --redis"));
+    assert!(error(&on_s3(&[redis, "--cluster-listen=0.0.0.0:1"])).contains("--advertise"));
+    assert!(error(&on_s3(&[redis, "--cluster-listen=10.0.0.1:1"])).contains("--cluster-secret"));
+    assert!(error(&on_s3(&[redis, "--cluster-secret=short"])).contains("--cluster-secret cannot be used"));
+    assert!(error(&on_s3(&[redis, "--cluster-tls-ca=a"])).contains("--cluster-tls-key"));
+    for advertise in ["--advertise=a", "--advertise=:1", "--advertise=a:0", "--advertise=a b:1"] {
+        assert!(parse(&on_s3(&[redis, advertise]), &[]).is_err(), "{advertise}");
+    }
 }

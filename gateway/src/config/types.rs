@@ -105,7 +105,8 @@ impl FromStr for Linger {
     }
 }
 
-/// A size in bytes: a number with an optional KiB, MiB, GiB or TiB.
+/// A size in bytes: a number with an optional KiB, MiB, GiB or TiB, not below what is of any use: one file of the journal,
+/// a cache that holds the largest run of batches twice in a quarter of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "NumberOrText")]
 pub struct ByteSize(pub u64);
@@ -113,6 +114,11 @@ pub struct ByteSize(pub u64);
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 impl ByteSize {
+    /// Returns the size as one of memory.
+    pub(super) fn in_memory(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
     fn checked(bytes: Option<u64>) -> Result<Self, InvalidValue> {
         match bytes {
             Some(bytes) if bytes >= JOURNAL_FILE_BYTES => Ok(Self(bytes)),

@@ -195,6 +195,7 @@ impl Reader {
     /// # Errors
     /// [`ReadError::TopicGone`] or [`ReadError::TopicRecreated`].
     pub fn refresh(&mut self) -> Result<(), ReadError> {
+        self.topics.nudge();
         for at in 0..self.positions.len() {
             let position = &self.positions[at];
             let Some(topic) = self.topics.get(&position.name) else {

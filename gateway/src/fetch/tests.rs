@@ -161,7 +161,7 @@ async fn another_topic_of_that_name_is_not_taken_for_it_but_a_read_may_go_over_t
     (second.positions[0].whole, second.positions[0].slots) = (false, second.positions[0].slots.split_off(1));
     let mut bounded = reader(&node, "orders", &orders);
     bounded.positions[0].slots[0].until = Some(Offset::new(1));
-    node.delete_topic(&"orders".parse().unwrap(), None).await.unwrap();
+    node.topics.delete(&"orders".parse().unwrap(), None).await.unwrap();
     let anew = topic(&node, "orders", 1).await;
     append(&node, &anew, [record(0, "new")]).await;
     for reader in [&mut whole, &mut second, &mut bounded] {

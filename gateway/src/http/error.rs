@@ -54,7 +54,11 @@ impl From<TopicsError> for Problem {
             TopicsError::Contended => {
                 hidden(Code::StorageUnavailable, "others change topics all the time", &error)
             }
-            TopicsError::Format(_) => hidden(Code::Internal, "the register of topics cannot be used", &error),
+            TopicsError::Stale => Self::new(Code::StorageUnavailable, error.to_string()),
+            TopicsError::Overloaded => Self::new(Code::Overloaded, error.to_string()),
+            TopicsError::Format(_) | TopicsError::WentBack { .. } => {
+                hidden(Code::Internal, "the register of topics cannot be used", &error)
+            }
         }
     }
 }

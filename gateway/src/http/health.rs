@@ -6,7 +6,6 @@ use axum::http::StatusCode;
 use crate::http::App;
 use crate::http::docs::problems::ReadinessProblems;
 use crate::http::problem::{Code, Problem};
-use crate::shards::ShardSlot;
 
 /// Tells that the process runs.
 #[utoipa::path(get, path = "/livez", tag = "operations", responses((status = OK, description = "it runs")))]
@@ -21,8 +20,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<StatusCode, Problem
     if app.is_stopping() {
         return Err(Problem::new(Code::Draining, "the node is stopping"));
     }
-    let led = |slot: &ShardSlot| slot.here().is_some_and(|shard| shard.is_leading());
-    if !app.shards.all().iter().all(led) {
+    if !app.is_ready() {
         return Err(Problem::new(Code::NoLeader, "a shard has no leader"));
     }
     Ok(StatusCode::OK)

@@ -11,7 +11,7 @@ use forebay_log::shard::FetchError;
 
 use crate::http::App;
 use crate::http::docs::problems::RecordProblems;
-use crate::http::error::{fetch_problem, partition_not_found, topic_not_found};
+use crate::http::error::{fetch_problem, partition_not_found};
 use crate::http::extract::{Query, RecordPath};
 use crate::http::problem::{Code, Problem};
 use crate::http::read::{IMMUTABLE, Places, header_value, with_etag};
@@ -48,7 +48,7 @@ pub(super) async fn record(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     Query::parse(uri.query(), &[])?;
-    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let topic = app.topics.find_with(&path.topic, Some(path.partition)).await?;
     if path.partition.get() >= topic.partitions {
         return Err(partition_not_found(path.partition.get(), topic.partitions));
     }

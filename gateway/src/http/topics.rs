@@ -17,7 +17,6 @@ use crate::http::docs::bodies::TopicSettings;
 use crate::http::docs::problems::{
     AlterProblems, CreateProblems, DeleteProblems, ListProblems, OffsetsProblems, TopicProblems,
 };
-use crate::http::error::topic_not_found;
 use crate::http::extract::{After, Query, TopicPath, json_body};
 use crate::http::problem::{Code, Problem};
 use crate::http::read::{bad, ends, offset_at, with_etag};
@@ -105,6 +104,7 @@ pub(super) async fn list(State(app): State<App>, uri: Uri) -> Result<Json<TopicL
     let page = query.text("page").map(str::parse::<TopicName>).transpose();
     let page = page.map_err(|_| bad("page", "must be the 'next' of a page"))?;
     let limit = usize::try_from(limit).unwrap_or(limits::TOPICS_PAGE_MAX);
+    app.topics.refresh().await;
     let (topics, more) = app.topics.list(query.text("prefix").unwrap_or_default(), page.as_ref(), limit);
     let next = topics.last().filter(|_| more).map(|(name, _)| name.to_string());
     let topics = topics.iter().map(|(name, topic)| description(name, topic)).collect::<Result<_, _>>()?;
@@ -149,7 +149,7 @@ pub(super) async fn describe(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     Query::parse(uri.query(), &[])?;
-    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let topic = app.topics.find(&path.topic).await?;
     let description = Json(description(&path.topic, &topic)?).into_response();
     Ok(with_etag(description, &TopicVersion::of(&topic).etag(), &headers, REVALIDATED))
 }
@@ -183,7 +183,7 @@ pub(super) async fn delete(
     request: Request,
 ) -> Result<StatusCode, Problem> {
     Query::parse(request.uri().query(), &[])?;
-    app.0.delete_topic(&path.topic, expected(request.headers())).await?;
+    app.topics.delete(&path.topic, expected(request.headers())).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -196,16 +196,16 @@ pub(super) async fn partitions(
     uri: Uri,
 ) -> Result<Json<PartitionList>, Problem> {
     Query::parse(uri.query(), &[])?;
-    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let topic = app.topics.find(&path.topic).await?;
     let describe = |partition: PartitionId| {
         let shard = app.shards.of(&topic, partition)?;
         let log = shard.index().log(topic.partition(partition));
-        let (view, usage) = (log.view(), log.usage());
+        let (view, usage, leader) = (log.view(), log.usage(), app.leader_of(shard.id()));
         Some(PartitionDescription {
             partition: partition.get(),
             shard: shard.id().get(),
-            leader: app.id.to_string(),
-            leader_epoch: shard.here().map_or(0, |leader| leader.epoch().get()),
+            leader: leader.map(|(node, _)| node.to_string()).unwrap_or_default(),
+            leader_epoch: leader.map_or(0, |(_, epoch)| epoch.get()),
             log_start_offset: view.log_start.get(),
             high_watermark: view.high_watermark.get(),
             bytes: usage.size_bytes,
@@ -227,7 +227,7 @@ pub(super) async fn offsets(
     uri: Uri,
 ) -> Result<Json<TopicOffsets>, Problem> {
     let query = Query::parse(uri.query(), &["at"])?;
-    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let topic = app.topics.find(&path.topic).await?;
     let at = query.after("at")?.filter(|at| matches!(at, After::Earliest | After::Latest | After::Time(_)));
     let at = at.ok_or_else(|| bad("at", "must be earliest, latest or an RFC 3339 time"))?;
     let mut slots = Vec::new();

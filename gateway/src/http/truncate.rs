@@ -16,7 +16,7 @@ use crate::cursor::Cursor;
 use crate::fetch::position::{Slot, TopicPosition};
 use crate::http::App;
 use crate::http::docs::problems::TruncateProblems;
-use crate::http::error::{partition_not_found, topic_not_found};
+use crate::http::error::partition_not_found;
 use crate::http::extract::{After, Query, TopicPath, json_body};
 use crate::http::problem::{Code, Effect, Problem};
 use crate::http::read::{Places, bad, ends, offset_at};
@@ -107,10 +107,11 @@ pub(super) async fn truncate(
     request: Request,
 ) -> Result<Json<Truncation>, Problem> {
     Query::parse(request.uri().query(), &[])?;
-    let topic = app.topics.get(&path.topic).ok_or_else(|| topic_not_found(&path.topic))?;
+    let topic = app.topics.find(&path.topic).await?;
     let body = json_body(request, &[], limits::SETTINGS_BYTES_MAX).await?.unwrap_or_default();
     let asked: TruncateRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(Code::BadJson, format!("body does not say what is to go: {error}")))?;
+    let topic = if app.topics.is_shared() { newest(&app, &path.topic, &asked).await? } else { topic };
     let starts = match (asked.before, asked.offsets) {
         (Some(before), None) => starts_before(&app, &path.topic, &topic, &before).await?,
         (None, Some(offsets)) => starts_at(&app, &topic, &offsets)?,
@@ -118,6 +119,17 @@ pub(super) async fn truncate(
     };
     move_log_starts(&app, &topic, starts).await?;
     Ok(Json(describe(&app, path.topic, topic)))
+}
+
+/// Finds the topic as the request means it: what it names may be newer than this node's copy.
+async fn newest(app: &App, name: &TopicName, asked: &TruncateRequest) -> Result<Arc<Topic>, Problem> {
+    let before = asked.before.as_deref().and_then(|before| before.parse::<Cursor>().ok());
+    let last = asked.offsets.iter().flat_map(|offsets| offsets.0.keys()).max().copied();
+    let fits = |topic: &Topic| {
+        before.as_ref().is_none_or(|before| before.fits(name, topic))
+            && last.is_none_or(|last| last < topic.partitions)
+    };
+    Ok(app.topics.find_where(name, fits).await?)
 }
 
 async fn move_log_starts(

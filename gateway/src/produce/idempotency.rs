@@ -3,6 +3,8 @@
 use forebay_log::format::codec::{Hash64, hash128};
 use forebay_log::model::{PartitionId, Topic, TopicName};
 
+use super::route::Lanes;
+
 /// How a request is told from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idempotency {
@@ -72,4 +74,6 @@ pub struct Progress {
     pub(super) records: u32,
     /// Where a producer's records went.
     pub(super) partition: Option<PartitionId>,
+    /// Which of them are on their way, and how.
+    pub(super) lanes: Lanes,
 }

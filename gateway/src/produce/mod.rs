@@ -3,13 +3,14 @@
 
 mod error;
 mod idempotency;
+pub mod route;
 #[cfg(test)]
 mod tests;
 mod unit;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use forebay_log::clock::Clock;
 use forebay_log::error::{FormatError, Outcome};
@@ -17,11 +18,13 @@ use forebay_log::format::record_batch;
 use forebay_log::model::{
     CleanupPolicy, Durability, Offset, PartitionId, Record, ShardId, Timestamp, TimestampType, Topic,
 };
-use forebay_log::shard::{Append, AppendError, Appended, BatchSource, Dedupe, FetchError, NewBatch, Receipt};
+use forebay_log::shard::{Append, AppendError, Appended, BatchSource, Dedupe, FetchError, NewBatch};
 use forebay_log::{limits as log_limits, partitioner};
 
 use crate::limits;
-use crate::shards::{ShardSlot, Shards};
+use crate::shards::Shards;
+
+use route::{Routes, Share};
 
 pub use error::ProduceError;
 pub use idempotency::{Idempotency, Progress};
@@ -96,20 +99,22 @@ type Places = Vec<(PartitionId, u32, Timestamp)>;
 /// A unit on its way: handed to the log in order, to be awaited for its acknowledgement.
 #[derive(Debug)]
 pub struct Enqueued {
-    receipts: Vec<Receipt>,
+    shares: Vec<Share>,
     /// Why a shard did not take its share, after others had taken theirs.
     refused: Option<AppendError>,
     places: Places,
 }
 
 impl Enqueued {
-    /// Waits for the acknowledgement of all shards, at most [`limits::PRODUCE_WAIT_MAX`].
+    /// Waits for the acknowledgement of all shards, at most [`limits::PRODUCE_WAIT_MAX`]. Called for the units of one
+    /// request in their order, one after the other: what a leader refused because it does not lead is sent again here.
     ///
     /// # Errors
     /// [`ProduceError`]; its outcome says whether a retry may duplicate.
     pub async fn acknowledged(self) -> Result<Produced, ProduceError> {
-        let acknowledged = |receipt: Receipt| receipt.acknowledged_within(limits::PRODUCE_WAIT_MAX);
-        let answers = futures::future::join_all(self.receipts.into_iter().map(acknowledged)).await;
+        let of_request: Option<Arc<AtomicBool>> = self.shares.iter().find_map(Share::failed);
+        let acknowledged = |share: Share| share.acknowledged_within(limits::PRODUCE_WAIT_MAX);
+        let answers = futures::future::join_all(self.shares.into_iter().map(acknowledged)).await;
         let mut appended: Vec<Appended> = Vec::with_capacity(answers.len());
         let mut failed = self.refused;
         for answer in answers {
@@ -119,6 +124,9 @@ impl Enqueued {
                 Err(error) if failed.is_none() || error.outcome() == Outcome::Unknown => failed = Some(error),
                 Err(_) => {}
             }
+        }
+        if let Some(of_request) = of_request.filter(|_| failed.is_some()) {
+            of_request.store(true, Ordering::Relaxed);
         }
         match failed {
             None => Ok(produced(&appended, &self.places)),
@@ -149,14 +157,15 @@ fn produced(appended: &[Appended], places: &Places) -> Produced {
 #[derive(Debug)]
 pub struct Producer {
     shards: Arc<Shards>,
+    routes: Arc<Routes>,
     clock: Arc<dyn Clock>,
     sticky: AtomicU32,
 }
 
 impl Producer {
-    /// Appends to these shards.
-    pub fn new(shards: Arc<Shards>, clock: Arc<dyn Clock>) -> Self {
-        Self { shards, clock, sticky: AtomicU32::new(0) }
+    /// Appends over these ways; reads these shards for what is answered again.
+    pub fn new(shards: Arc<Shards>, routes: Arc<Routes>, clock: Arc<dyn Clock>) -> Self {
+        Self { shards, routes, clock, sticky: AtomicU32::new(0) }
     }
 
     /// Chooses the partition for the keyless records of one request.
@@ -188,6 +197,9 @@ impl Producer {
         progress: &mut Progress,
         options: &ProduceOptions,
     ) -> Result<Enqueued, ProduceError> {
+        if progress.units == 0 && self.routes.refuses() {
+            return Err(AppendError::Draining.into());
+        }
         let level = options.durability.unwrap_or(topic.settings.durability);
         let records = u32::try_from(unit.len()).unwrap_or(u32::MAX);
         let body_hash = options.idempotency.map(|_| unit.body_hash());
@@ -209,15 +221,15 @@ impl Producer {
         progress.units += 1;
         progress.records = progress.records.wrapping_add(records);
         progress.partition = first.filter(|_| options.is_of_producer());
-        let mut receipts = Vec::with_capacity(by_shard.len());
+        let mut shares = Vec::with_capacity(by_shard.len());
         for (shard, share) in by_shard {
-            match self.hand_over(shard, share).await {
-                Ok(receipt) => receipts.push(receipt),
-                Err(error) if receipts.is_empty() => return Err(error.into()),
-                Err(error) => return Ok(Enqueued { receipts, refused: Some(error), places }),
+            match self.routes.enqueue(shard, share, &mut progress.lanes).await {
+                Ok(share) => shares.push(share),
+                Err(error) if shares.is_empty() => return Err(error.into()),
+                Err(error) => return Ok(Enqueued { shares, refused: Some(error), places }),
             }
         }
-        Ok(Enqueued { receipts, refused: None, places })
+        Ok(Enqueued { shares, refused: None, places })
     }
 
     /// Gives the records of a replayed unit the timestamps they were stored with, so that a retry gets the first answer
@@ -261,12 +273,6 @@ impl Producer {
             at = fetched.next;
         }
         Ok(())
-    }
-
-    async fn hand_over(&self, shard: ShardId, share: Append) -> Result<Receipt, AppendError> {
-        let leader = self.shards.get(shard).and_then(ShardSlot::here);
-        let leader = leader.ok_or(AppendError::NoLeader { outcome: Outcome::NotApplied })?;
-        leader.enqueue(share).await
     }
 
     /// Checks the records and gives each its partition.

@@ -5,14 +5,14 @@ use forebay_log::clock::SystemClock;
 use forebay_log::keys::Keys;
 use forebay_log::model::{ClusterId, Header};
 use forebay_log::partitioner::partition_for_key;
-use forebay_log::shard::{LeaderOptions, Shard, ShardStore, Signals};
+use forebay_log::shard::{BlockCache, LeaderOptions, Shard, ShardStore, Signals};
 use forebay_log::store::{Operation, Store, StoreUrl};
 use forebay_log::testing::{FaultyStore, Moment};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::*;
-use crate::shards::Leader;
+use crate::shards::ShardSlot;
 use crate::testing::{append, node, record, topic};
 
 fn unit(records: impl IntoIterator<Item = NewRecord>) -> Unit {
@@ -167,13 +167,15 @@ async fn a_retry_waits_for_its_first_attempt_until_its_own_deadline() {
         signals: Signals::default(),
         flush_linger: log_limits::FLUSH_LINGER,
         unflushed_bytes_max: log_limits::SHARD_UNFLUSHED_BYTES_MAX,
+        spill_bytes: log_limits::SHARD_SPILL_BYTES,
     };
-    let (shard, _task) = Shard::open(at, options, StdRng::seed_from_u64(1)).await.unwrap();
+    let slot = ShardSlot::new(at.clone(), BlockCache::new(log_limits::CACHE_BYTES_MIN));
+    let index = Arc::clone(slot.index());
+    let (shard, _task) = Shard::open(at, index, options, StdRng::seed_from_u64(1)).await.unwrap();
     shard.recovered(false, Vec::new()).await.unwrap();
-    let slot = ShardSlot::new(shard.id(), Arc::clone(shard.index()));
-    slot.led_by(Leader::Here(shard));
+    let routes = Arc::new(Routes::fixed(vec![shard]));
     let shards = Arc::new(Shards::new(vec![slot], Signals::default()));
-    let producer = Producer::new(shards, Arc::new(SystemClock));
+    let producer = Producer::new(shards, routes, Arc::new(SystemClock));
     let node = node(1).await;
     let orders = topic(&node, "orders", 1).await;
     let options = ProduceOptions {

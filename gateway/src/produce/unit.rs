@@ -45,6 +45,11 @@ impl Unit {
         self.records.is_empty()
     }
 
+    /// Returns the highest partition that a record names.
+    pub fn last_partition(&self) -> Option<PartitionId> {
+        self.records.iter().filter_map(|new| new.partition).max()
+    }
+
     /// Returns the records in order.
     pub fn into_records(self) -> Vec<NewRecord> {
         self.records

@@ -1,116 +1,58 @@
 //! The topics of the cluster: read from memory, changed by compare-and-swap of one register.
 //!
-//! On an exclusive store nobody else changes the register, so that what is in memory is what is stored.
+//! Where no other node uses the store, what is in memory is what is stored. Where others do (*shared*), this node's copy
+//! is trusted for [`limits::TOPICS_TRUST`] after the register was last seen to hold it. A topic, partition or id that the
+//! copy lacks is looked for in the store before it is called missing. `DELETE` is answered when no node trusts a copy
+//! any more that shows the topic.
+//!
+//! When the store does not answer, reads and appends at `local` go on with what is known. Appends at `object` are
+//! refused: they promise to be in the topic as it is, and this node cannot tell any more whether it is that one.
 
+mod change;
+mod commit;
+mod error;
+mod known;
+mod look;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use bytes::Bytes;
 use forebay_log::clock::Clock;
-use forebay_log::error::{ErrorKind, FormatError};
 use forebay_log::format::topics::TopicsFile;
 use forebay_log::keys::Keys;
-use forebay_log::limits;
-use forebay_log::model::{Settings, ShardId, Topic, TopicId, TopicName};
-use forebay_log::store::{Revision, Store, StoreError, Swap};
-use parking_lot::RwLock;
+use forebay_log::model::{Durability, PartitionId, Topic, TopicId, TopicName};
+use forebay_log::store::{Revision, Store};
+use parking_lot::{Mutex, RwLock};
 use rand::rngs::StdRng;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
+use crate::limits;
+
+use change::Change;
+use commit::Pending;
+pub use error::{TopicVersion, TopicsError};
+use known::Known;
+use look::Looks;
 pub use settings::describe;
-use settings::{apply, first_difference};
-
-/// Why a change of topics was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum TopicsError {
-    /// There is no topic of this name.
-    #[error("topic does not exist: topic={name}")]
-    NotFound {
-        /// The name.
-        name: TopicName,
-    },
-    /// There is one, with other settings.
-    #[error("topic exists with another value: topic={name} setting={setting}")]
-    Exists {
-        /// The name.
-        name: TopicName,
-        /// The first setting that differs.
-        setting: String,
-    },
-    /// A setting is unknown or out of range.
-    #[error("{0}")]
-    Settings(String),
-    /// The topic is in another state than the caller's.
-    #[error("topic is not in the expected state: current={}", current.etag())]
-    Version {
-        /// The state it is in.
-        current: TopicVersion,
-    },
-    /// The cluster has [`limits::TOPICS_MAX`] topics.
-    #[error("cluster has no room for another topic: limit={limit}", limit = limits::TOPICS_MAX)]
-    Full,
-    /// The store did not answer.
-    #[error("store is unavailable")]
-    Store(#[from] StoreError),
-    /// The register is damaged.
-    #[error("register of topics is damaged")]
-    Format(#[from] FormatError),
-    /// Others changed the register again and again.
-    #[error("register of topics is contended")]
-    Contended,
-}
-
-impl TopicsError {
-    /// Returns the class of the error.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Exists { .. } | Self::Version { .. } => ErrorKind::Conflict,
-            Self::Settings(_) => ErrorKind::Invalid,
-            Self::Full => ErrorKind::Throttled,
-            Self::Store(error) => error.kind(),
-            Self::Format(_) => ErrorKind::Corrupt,
-            Self::Contended => ErrorKind::Unavailable,
-        }
-    }
-}
 
 /// Settings by name, `partitions` among them, as a client sends them. Null stands for the default.
 pub type Changes = Map<String, Value>;
 
-/// Names one state of one incarnation of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicVersion {
-    /// The incarnation.
-    pub epoch: String,
-    /// Raised by each change.
-    pub version: u64,
-}
-
-impl TopicVersion {
-    /// Names the state of a topic.
-    pub fn of(topic: &Topic) -> Self {
-        Self { epoch: topic.epoch.clone(), version: topic.version }
-    }
-
-    /// Returns the strong entity tag of the state.
-    pub fn etag(&self) -> String {
-        format!("\"{}-{}\"", self.epoch, self.version)
-    }
-}
-
 /// Entity tags, one of which a topic must have to be changed.
 pub type Expected = Vec<String>;
 
-#[derive(Debug)]
-struct Writer {
-    file: TopicsFile,
-    revision: Option<Revision>,
-    ids: StdRng,
+/// Who is told of deleted topics.
+struct Forget(Box<dyn Fn(TopicId) + Send + Sync>);
+
+impl fmt::Debug for Forget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Forget(..)")
+    }
 }
 
 /// The topics of a cluster.
@@ -120,8 +62,24 @@ pub struct Topics {
     keys: Keys,
     clock: Arc<dyn Clock>,
     shards: u16,
-    by_name: RwLock<BTreeMap<TopicName, Arc<Topic>>>,
-    writer: tokio::sync::Mutex<Writer>,
+    shared: bool,
+    known: RwLock<Known>,
+    looks: Looks,
+    waiting: Mutex<Vec<Pending>>,
+    /// Held by whoever swaps the register, with what new topics' ids are drawn from.
+    writer: tokio::sync::Mutex<StdRng>,
+    forget: OnceLock<Forget>,
+}
+
+/// What a cluster's topics are opened with.
+#[derive(Debug)]
+pub struct TopicsOptions {
+    /// Number of the cluster's shards.
+    pub shards: u16,
+    /// Whether other nodes change topics too.
+    pub shared: bool,
+    /// What ids of new topics are drawn from.
+    pub ids: StdRng,
 }
 
 impl Topics {
@@ -136,22 +94,193 @@ impl Topics {
         store: Store,
         keys: Keys,
         clock: Arc<dyn Clock>,
-        shards: u16,
-        ids: StdRng,
-    ) -> Result<Self, TopicsError> {
-        let found = store.read_register(&keys.topics()).await?;
-        let (file, revision) = match found {
+        options: TopicsOptions,
+    ) -> Result<Arc<Self>, TopicsError> {
+        let began = Instant::now();
+        let (file, revision) = match store.read_register(&keys.topics()).await? {
             Some(found) => (TopicsFile::decode(&found.body)?, Some(found.revision)),
             None => (TopicsFile::new(), None),
         };
-        let by_name = RwLock::new(index(&file));
-        let writer = tokio::sync::Mutex::new(Writer { file, revision, ids });
-        Ok(Self { store, keys, clock, shards, by_name, writer })
+        let TopicsOptions { shards, shared, ids } = options;
+        Ok(Arc::new(Self {
+            store,
+            keys,
+            clock,
+            shards,
+            shared,
+            known: RwLock::new(Known::new(file, revision, began)),
+            looks: Looks::default(),
+            waiting: Mutex::new(Vec::new()),
+            writer: tokio::sync::Mutex::new(ids),
+            forget: OnceLock::new(),
+        }))
     }
 
-    /// Returns a topic.
+    /// Calls this with each topic that is deleted, by whichever node: those deleted before, now; others as soon as this
+    /// node knows. Only the first call has an effect. It may be told of one twice.
+    pub fn on_deleted(&self, forget: impl Fn(TopicId) + Send + Sync + 'static) {
+        if self.forget.set(Forget(Box::new(forget))).is_ok() {
+            self.tell_gone(self.deleted());
+        }
+    }
+
+    /// Returns a topic as far as this node knows, without a look at the store.
     pub fn get(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.by_name.read().get(name).map(Arc::clone)
+        self.known.read().by_name.get(name).map(Arc::clone)
+    }
+
+    /// Returns a topic, for a request that begins.
+    ///
+    /// # Errors
+    /// [`TopicsError::NotFound`], or [`TopicsError::Stale`] where the topic is not known and the store does not answer.
+    ///
+    /// # Cost
+    /// None on a store that is not shared, and while the copy is trusted; else one conditional GET, which all who want
+    /// it share. At most one each [`limits::TOPICS_LOOK_PAUSE`].
+    pub async fn find(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, TopicsError> {
+        self.find_where(name, |_| true).await
+    }
+
+    /// Returns a topic, for a request that names one of its partitions. The topic may lack it all the same.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    ///
+    /// # Cost
+    /// As [`Self::find`].
+    pub async fn find_with(
+        self: &Arc<Self>,
+        name: &TopicName,
+        partition: Option<PartitionId>,
+    ) -> Result<Arc<Topic>, TopicsError> {
+        self.find_where(name, |topic| partition.is_none_or(|p| p.get() < topic.partitions)).await
+    }
+
+    /// Returns a topic, for a request that needs it in some state. Where the copy shows another, the store is asked
+    /// first; the topic may be in another state all the same.
+    ///
+    /// # Errors
+    /// As [`Self::find`]; [`TopicsError::Stale`] also where the topic is known in another state only.
+    ///
+    /// # Cost
+    /// As [`Self::find`].
+    pub async fn find_where(
+        self: &Arc<Self>,
+        name: &TopicName,
+        fits: impl Fn(&Topic) -> bool,
+    ) -> Result<Arc<Topic>, TopicsError> {
+        self.find_at(name, fits, Instant::now()).await
+    }
+
+    /// Returns a topic to append to, at a level or at the topic's own.
+    ///
+    /// An append at `object` needs more than what is known. When `DELETE` of a topic was answered, no request that
+    /// begins afterwards may be acknowledged in it. Its leader may not know of the deletion yet, and store and leader
+    /// may answer while the register does not; so a copy that is older than the trust could acknowledge one.
+    ///
+    /// # Errors
+    /// As [`Self::find`]; [`TopicsError::Stale`] for `object` also where the copy cannot be confirmed.
+    ///
+    /// # Cost
+    /// As [`Self::find`].
+    pub async fn find_to_append(
+        self: &Arc<Self>,
+        name: &TopicName,
+        partition: Option<PartitionId>,
+        level: Option<Durability>,
+    ) -> Result<Arc<Topic>, TopicsError> {
+        let asked = Instant::now();
+        let fits = |topic: &Topic| partition.is_none_or(|partition| partition.get() < topic.partitions);
+        let topic = self.find_at(name, fits, asked).await?;
+        let level = level.unwrap_or(topic.settings.durability);
+        if !self.shared || level == Durability::Local || self.is_as_of(asked, limits::TOPICS_TRUST) {
+            return Ok(topic);
+        }
+        self.confirmed(asked, limits::TOPICS_TRUST).await?;
+        self.get(name).ok_or_else(|| TopicsError::NotFound { name: name.clone() })
+    }
+
+    async fn find_at(
+        self: &Arc<Self>,
+        name: &TopicName,
+        fits: impl Fn(&Topic) -> bool,
+        asked: Instant,
+    ) -> Result<Arc<Topic>, TopicsError> {
+        let missing = || TopicsError::NotFound { name: name.clone() };
+        if !self.shared {
+            return self.get(name).ok_or_else(missing);
+        }
+        self.catch_up(asked).await;
+        if let Some(topic) = self.get(name).filter(|topic| fits(topic)) {
+            return Ok(topic);
+        }
+        self.confirmed(asked, Duration::ZERO).await?;
+        self.get(name).ok_or_else(missing)
+    }
+
+    /// Returns the topic of this id; none if it was deleted, or never was.
+    ///
+    /// # Errors
+    /// [`TopicsError::Stale`] where it is not known and the store does not answer.
+    ///
+    /// # Cost
+    /// None while it is known; else as [`Self::find`].
+    pub async fn find_id(self: &Arc<Self>, id: TopicId) -> Result<Option<Arc<Topic>>, TopicsError> {
+        let get = || self.known.read().by_id.get(&id).map(Arc::clone);
+        let asked = Instant::now();
+        match get() {
+            None if self.shared => self.confirmed(asked, Duration::ZERO).await.map(|()| get()),
+            found => Ok(found),
+        }
+    }
+
+    /// Brings what this node knows up to date, for a request that begins and looks at many topics.
+    ///
+    /// # Cost
+    /// As [`Self::find`].
+    pub async fn refresh(self: &Arc<Self>) {
+        if self.shared {
+            self.catch_up(Instant::now()).await;
+        }
+    }
+
+    /// Has the topics read again in the background, if what is known is older than the trust. For streams, which last.
+    ///
+    /// # Cost
+    /// At most one conditional GET each [`limits::TOPICS_TRUST`], however many ask.
+    pub fn nudge(self: &Arc<Self>) {
+        if self.shared && !self.is_as_of(Instant::now(), limits::TOPICS_TRUST) {
+            self.look();
+        }
+    }
+
+    /// Tells whether other nodes change topics too.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Returns the version of the register that this node knows: what calls between nodes carry.
+    pub fn version(&self) -> u64 {
+        self.known.read().file.version
+    }
+
+    /// Notes that the register has this version or a later one: an older copy is not trusted any more. Costs nothing.
+    pub fn hint(&self, version: u64) {
+        self.known.write().hint(version, Instant::now());
+    }
+
+    /// Waits until this node knows a version of the register, which another node has seen.
+    ///
+    /// # Errors
+    /// [`TopicsError::Stale`] if the store does not answer, or knows of no such version.
+    ///
+    /// # Cost
+    /// None if it is known; else as [`Self::find`].
+    pub async fn at_least(self: &Arc<Self>, version: u64) -> Result<(), TopicsError> {
+        if self.shared && self.version() < version {
+            self.confirmed(Instant::now(), Duration::ZERO).await?;
+        }
+        if self.version() < version { Err(TopicsError::Stale) } else { Ok(()) }
     }
 
     /// Returns up to `limit` topics whose names start with a prefix and come after a name, in order, and whether
@@ -162,8 +291,9 @@ impl Topics {
         after: Option<&TopicName>,
         limit: usize,
     ) -> (Vec<(TopicName, Arc<Topic>)>, bool) {
-        let topics = self.by_name.read();
-        let mut found = topics
+        let known = self.known.read();
+        let mut found = known
+            .by_name
             .iter()
             .filter(|(name, _)| name.as_str().starts_with(prefix) && after.is_none_or(|after| *name > after))
             .map(|(name, topic)| (name.clone(), Arc::clone(topic)));
@@ -173,12 +303,12 @@ impl Topics {
 
     /// Returns all topics.
     pub fn all(&self) -> Vec<Arc<Topic>> {
-        self.by_name.read().values().cloned().collect()
+        self.known.read().by_name.values().cloned().collect()
     }
 
     /// Returns the topics that were deleted and whose records may still be stored.
-    pub async fn deleted(&self) -> Vec<TopicId> {
-        self.writer.lock().await.file.deleted.iter().map(|topic| topic.id).collect()
+    pub fn deleted(&self) -> Vec<TopicId> {
+        self.known.read().file.deleted.iter().map(|topic| topic.id).collect()
     }
 
     /// Creates a topic, or confirms one that has the settings named. Tells whether it is new.
@@ -187,14 +317,16 @@ impl Topics {
     /// [`TopicsError`]; a retry is safe.
     ///
     /// # Cost
-    /// 1 PUT for a new topic, none else.
+    /// 1 PUT for a new topic, shared with the changes that wait on this node. Else none, or on a shared store one
+    /// conditional GET.
     pub async fn create(
         self: &Arc<Self>,
         name: &TopicName,
-        changes: &Changes,
+        settings: &Changes,
     ) -> Result<(Arc<Topic>, bool), TopicsError> {
-        let (topics, name, changes) = (Arc::clone(self), name.clone(), changes.clone());
-        to_the_end(async move { topics.create_one(&name, &changes, false).await }).await
+        let (name, settings) = (name.clone(), settings.clone());
+        let applied = self.change(Change::Create { name, settings, only_new: false }).await?;
+        Ok((applied.topic, applied.changed))
     }
 
     /// Creates a topic that does not exist.
@@ -203,189 +335,67 @@ impl Topics {
     /// [`TopicsError`], [`TopicsError::Version`] for one that does; a retry may meet what an earlier attempt created.
     ///
     /// # Cost
-    /// 1 PUT.
+    /// As [`Self::create`].
     pub async fn create_new(
         self: &Arc<Self>,
         name: &TopicName,
-        changes: &Changes,
+        settings: &Changes,
     ) -> Result<Arc<Topic>, TopicsError> {
-        let (topics, name, changes) = (Arc::clone(self), name.clone(), changes.clone());
-        let created = to_the_end(async move { topics.create_one(&name, &changes, true).await }).await;
-        created.map(|(topic, _)| topic)
+        let (name, settings) = (name.clone(), settings.clone());
+        Ok(self.change(Change::Create { name, settings, only_new: true }).await?.topic)
     }
 
-    async fn create_one(
-        &self,
-        name: &TopicName,
-        changes: &Changes,
-        only_new: bool,
-    ) -> Result<(Arc<Topic>, bool), TopicsError> {
-        let (partitions, settings) = apply(1, &Settings::default(), changes)?;
-        let mut writer = self.writer.lock().await;
-        for _ in 0..limits::SWAP_ATTEMPTS_MAX {
-            if let Some(topic) = writer.file.topics.get(name) {
-                if only_new {
-                    return Err(TopicsError::Version { current: TopicVersion::of(topic) });
-                }
-                return match first_difference(topic, partitions, &settings, changes)? {
-                    None => Ok((Arc::new(topic.clone()), false)),
-                    Some(setting) => Err(TopicsError::Exists { name: name.clone(), setting }),
-                };
-            }
-            if writer.file.topics.len() >= limits::TOPICS_MAX {
-                return Err(TopicsError::Full);
-            }
-            let mut file = writer.file.clone();
-            let id = TopicId::random(&mut writer.ids);
-            let first = u16::try_from(id.get() % u128::from(self.shards.max(1)));
-            let topic = Topic {
-                id,
-                epoch: file.take_epoch(),
-                partitions,
-                first_shard: ShardId::new(first.expect("a remainder of a u16 fits in a u16")),
-                shard_count: self.shards,
-                version: 1,
-                settings: settings.clone(),
-            };
-            file.topics.insert(name.clone(), topic.clone());
-            if self.swap(&mut writer, file).await? {
-                return Ok((Arc::new(topic), true));
-            }
-        }
-        Err(TopicsError::Contended)
-    }
-
-    /// Changes settings of a topic, if it is in the state that the caller saw.
+    /// Changes settings of a topic, if it is in the state that the caller saw. Other nodes may go by the old ones for
+    /// [`limits::TOPICS_TRUST`]; a new partition they look for.
     ///
     /// # Errors
     /// [`TopicsError`]; a retry is safe.
     ///
     /// # Cost
-    /// 1 PUT, none when nothing changes.
+    /// As [`Self::create`].
     pub async fn alter(
         self: &Arc<Self>,
         name: &TopicName,
         changes: &Changes,
         expected: Option<Expected>,
     ) -> Result<Arc<Topic>, TopicsError> {
-        let (topics, name, changes) = (Arc::clone(self), name.clone(), changes.clone());
-        to_the_end(async move { topics.alter_one(&name, &changes, expected.as_ref()).await }).await
+        let (name, changes) = (name.clone(), changes.clone());
+        Ok(self.change(Change::Alter { name, changes, expected }).await?.topic)
     }
 
-    async fn alter_one(
-        &self,
-        name: &TopicName,
-        changes: &Changes,
-        expected: Option<&Expected>,
-    ) -> Result<Arc<Topic>, TopicsError> {
-        let mut writer = self.writer.lock().await;
-        for _ in 0..limits::SWAP_ATTEMPTS_MAX {
-            let not_found = || TopicsError::NotFound { name: name.clone() };
-            let current = writer.file.topics.get(name).ok_or_else(not_found)?;
-            check_version(current, expected)?;
-            let (partitions, settings) = apply(current.partitions, &current.settings, changes)?;
-            if partitions < current.partitions {
-                let detail = format!("partitions may only grow: current={}", current.partitions);
-                return Err(TopicsError::Settings(detail));
-            }
-            if (partitions, &settings) == (current.partitions, &current.settings) {
-                return Ok(Arc::new(current.clone()));
-            }
-            let topic = Topic { partitions, settings, version: current.version + 1, ..current.clone() };
-            let mut file = writer.file.clone();
-            file.topics.insert(name.clone(), topic.clone());
-            if self.swap(&mut writer, file).await? {
-                return Ok(Arc::new(topic));
-            }
-        }
-        Err(TopicsError::Contended)
-    }
-
-    /// Deletes a topic and returns it. Its records are removed later.
+    /// Deletes a topic and returns it. Its records are removed later. On a shared store it returns when no node trusts
+    /// a copy any more that shows the topic.
     ///
     /// # Errors
     /// [`TopicsError`]; a retry is safe.
     ///
     /// # Cost
-    /// 1 PUT.
+    /// As [`Self::create`].
     pub async fn delete(
         self: &Arc<Self>,
         name: &TopicName,
         expected: Option<Expected>,
-    ) -> Result<Topic, TopicsError> {
-        let (topics, name) = (Arc::clone(self), name.clone());
-        to_the_end(async move { topics.delete_one(&name, expected.as_ref()).await }).await
-    }
-
-    async fn delete_one(&self, name: &TopicName, expected: Option<&Expected>) -> Result<Topic, TopicsError> {
-        let mut writer = self.writer.lock().await;
-        for _ in 0..limits::SWAP_ATTEMPTS_MAX {
-            if let Some(current) = writer.file.topics.get(name) {
-                check_version(current, expected)?;
-            }
-            let mut file = writer.file.clone();
-            let deleted = file.delete(name, self.clock.now());
-            let topic = deleted.ok_or_else(|| TopicsError::NotFound { name: name.clone() })?;
-            if self.swap(&mut writer, file).await? {
-                return Ok(topic);
-            }
+    ) -> Result<Arc<Topic>, TopicsError> {
+        let deleted = self.change(Change::Delete { name: name.clone(), expected }).await?;
+        if self.shared {
+            tokio::time::sleep(limits::TOPICS_TRUST + limits::TOPICS_TRUST_DRIFT).await;
         }
-        Err(TopicsError::Contended)
+        Ok(deleted.topic)
     }
 
-    /// Swaps the register; after a lost race it is read again and false is returned.
-    async fn swap(&self, writer: &mut Writer, mut file: TopicsFile) -> Result<bool, TopicsError> {
-        file.version += 1;
-        let body: Bytes = file.encode()?;
-        match self.store.swap(&self.keys.topics(), writer.revision.as_ref(), body).await {
-            Ok(Swap::Swapped(revision)) => {
-                writer.file = file;
-                writer.revision = Some(revision);
-                *self.by_name.write() = index(&writer.file);
-                Ok(true)
-            }
-            Ok(Swap::Conflict) => self.reload(writer).await.map(|()| false),
-            Err(error) => {
-                // It may have happened. Should the store not say, the next change meets a conflict and looks again.
-                if let Err(error) = self.reload(writer).await {
-                    tracing::warn!(error = %error, "the topics are as they were before a change of unknown outcome");
-                }
-                Err(error.into())
-            }
+    fn is_as_of(&self, asked: Instant, trust: Duration) -> bool {
+        self.known.read().is_as_of(asked, trust)
+    }
+
+    /// Takes a content of the register over. Readers that are told of a deletion find it in the copy.
+    fn take(&self, file: TopicsFile, revision: Revision, as_of: Instant) {
+        let gone = self.known.write().take(file, revision, as_of);
+        self.tell_gone(gone);
+    }
+
+    fn tell_gone(&self, gone: Vec<TopicId>) {
+        if let Some(Forget(forget)) = self.forget.get() {
+            gone.into_iter().for_each(forget);
         }
     }
-
-    async fn reload(&self, writer: &mut Writer) -> Result<(), TopicsError> {
-        let found = self.store.read_register(&self.keys.topics()).await?;
-        writer.file =
-            found.as_ref().map_or_else(|| Ok(TopicsFile::new()), |found| TopicsFile::decode(&found.body))?;
-        writer.revision = found.map(|found| found.revision);
-        *self.by_name.write() = index(&writer.file);
-        Ok(())
-    }
-}
-
-/// Does a change to its end, even if the request that asked for it is gone: what is in memory would no longer be what
-/// is stored.
-pub(crate) async fn to_the_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, TopicsError>> + Send + 'static,
-) -> Result<T, TopicsError> {
-    match tokio::spawn(change).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The process ends, and the request with it.
-        Err(_) => Err(TopicsError::Contended),
-    }
-}
-
-fn check_version(topic: &Topic, expected: Option<&Expected>) -> Result<(), TopicsError> {
-    let current = TopicVersion::of(topic);
-    match expected {
-        Some(tags) if !tags.contains(&current.etag()) => Err(TopicsError::Version { current }),
-        _ => Ok(()),
-    }
-}
-
-fn index(file: &TopicsFile) -> BTreeMap<TopicName, Arc<Topic>> {
-    file.topics.iter().map(|(name, topic)| (name.clone(), Arc::new(topic.clone()))).collect()
 }

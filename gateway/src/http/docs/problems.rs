@@ -34,7 +34,7 @@ problem_sets! {
     /// Listing topics.
     ListProblems []
     /// Looking at one topic.
-    TopicProblems [TopicNotFound]
+    TopicProblems [TopicNotFound StorageUnavailable]
     /// Creating a topic.
     CreateProblems [BadJson TopicExists PreconditionFailed TooLarge UnsupportedMediaType InvalidConfig StorageUnavailable]
     /// Changing a topic.

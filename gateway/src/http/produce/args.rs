@@ -8,7 +8,7 @@ use bytes::Bytes;
 use forebay_log::model::{Durability, Header, Offset, PartitionId, Record, Timestamp, Topic, TopicName};
 
 use crate::http::App;
-use crate::http::error::{partition_not_found, topic_not_found};
+use crate::http::error::partition_not_found;
 use crate::http::extract::{ProduceFormat, Query, produce_format};
 use crate::http::problem::{Code, Problem};
 use crate::http::produce::idempotency::idempotency;
@@ -18,7 +18,7 @@ use crate::http::wire::cloudevents::{EventIn, PREFIX, structured};
 use crate::http::wire::ndjson::{Line, validate_json};
 use crate::http::wire::record_out::TIMESTAMP_MIN;
 use crate::http::wire::records_in::parse_record;
-use crate::produce::{NewRecord, ProduceOptions};
+use crate::produce::{NewRecord, ProduceOptions, Unit};
 
 pub(in crate::http) const PARAMETERS: [&str; 9] =
     ["key", "key_path", "partition", "timestamp", "tombstone", "format", "receipt", "durability", "header.*"];
@@ -45,7 +45,7 @@ pub(super) struct ProduceArgs {
 }
 
 impl ProduceArgs {
-    pub(super) fn parse(
+    pub(super) async fn parse(
         app: &App,
         name: TopicName,
         of_path: Option<PartitionId>,
@@ -53,21 +53,25 @@ impl ProduceArgs {
     ) -> Result<Self, Problem> {
         let headers = &parts.headers;
         let query = Query::parse(parts.uri.query(), &PARAMETERS)?;
-        let topic = app.topics.get(&name).ok_or_else(|| topic_not_found(&name))?;
         let format = produce_format(headers, query.text("format"))?;
         let either = |parameter: &str, header: &str| -> Result<Option<String>, Problem> {
             let from_header = header_text(headers, header)?;
             Ok(query.text(parameter).map(str::to_owned).or(from_header))
         };
         let chosen = either("partition", "forebay-partition")?;
-        let partition = partition(of_path, chosen.as_deref(), &topic)?;
+        let partition = partition(of_path, chosen.as_deref())?;
+        let level = query.text("durability").map(parse_durability).transpose()?;
+        let topic = app.topics.find_to_append(&name, partition, level).await?;
+        if let Some(missing) = partition.filter(|partition| partition.get() >= topic.partitions) {
+            return Err(partition_not_found(missing.get(), topic.partitions));
+        }
         let expected = if_match(headers)?;
         if expected.is_some() && partition.is_none() {
             let detail = "a conditional append names its partition";
             return Err(Problem::new(Code::BadParameter, detail).with("header", "If-Match"));
         }
         let options = ProduceOptions {
-            durability: query.text("durability").map(parse_durability).transpose()?,
+            durability: Some(level.unwrap_or(topic.settings.durability)),
             partition,
             expected,
             idempotency: idempotency(headers, &name, &topic)?,
@@ -94,6 +98,16 @@ impl ProduceArgs {
         };
         args.check_fit()?;
         Ok(args)
+    }
+
+    /// Returns the topic to append a unit to: a partition that a record names may be newer than the request.
+    pub(super) async fn topic_for(&self, app: &App, unit: &Unit) -> Result<Arc<Topic>, Problem> {
+        let Some(newer) = unit.last_partition().filter(|last| last.get() >= self.topic.partitions) else {
+            return Ok(Arc::clone(&self.topic));
+        };
+        let topic = app.topics.find_to_append(&self.name, Some(newer), self.options.durability).await?;
+        // One that has its name now is another.
+        Ok(if topic.id == self.topic.id { topic } else { Arc::clone(&self.topic) })
     }
 
     /// Refuses what would have no effect on a body of this format.
@@ -166,21 +180,11 @@ impl ProduceArgs {
     }
 }
 
-fn partition(
-    of_path: Option<PartitionId>,
-    chosen: Option<&str>,
-    topic: &Topic,
-) -> Result<Option<PartitionId>, Problem> {
-    let partition = match (of_path, chosen) {
-        (Some(_), Some(_)) => return Err(bad("partition", "the path names the partition")),
-        (None, Some(text)) => Some(parse_partition(text)?),
-        (of_path, None) => of_path,
-    };
-    match partition {
-        Some(partition) if partition.get() >= topic.partitions => {
-            Err(partition_not_found(partition.get(), topic.partitions))
-        }
-        partition => Ok(partition),
+fn partition(of_path: Option<PartitionId>, chosen: Option<&str>) -> Result<Option<PartitionId>, Problem> {
+    match (of_path, chosen) {
+        (Some(_), Some(_)) => Err(bad("partition", "the path names the partition")),
+        (None, Some(text)) => parse_partition(text).map(Some),
+        (of_path, None) => Ok(of_path),
     }
 }
 

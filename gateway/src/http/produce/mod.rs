@@ -120,7 +120,7 @@ async fn run(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let mut body = Lines::new(body, app.bodies.clone(), &parts.headers);
-    let answer = match ProduceArgs::parse(&app, name, partition, &parts) {
+    let answer = match ProduceArgs::parse(&app, name, partition, &parts).await {
         Ok(args) => apply(&app, &args, &mut body, &parts.headers).await,
         Err(problem) => Err(problem),
     };
@@ -169,7 +169,8 @@ async fn one_unit(app: &App, args: &ProduceArgs, unit: Unit) -> Result<(Produced
     }
     let count = unit.len() as u64;
     let mut progress = Progress::default();
-    let enqueued = app.producer.enqueue(&args.topic, unit, args.sticky, &mut progress, &args.options).await?;
+    let topic = args.topic_for(app, &unit).await?;
+    let enqueued = app.producer.enqueue(&topic, unit, args.sticky, &mut progress, &args.options).await?;
     Ok((enqueued.acknowledged().await?, count))
 }
 

@@ -128,8 +128,9 @@ impl<'a> Units<'a> {
             return Ok(());
         }
         let (records, last_line) = (unit.len() as u64, lines.last().copied().unwrap_or_default());
-        let ProduceArgs { topic, sticky, options, .. } = self.args;
-        let enqueued = self.app.producer.enqueue(topic, unit, *sticky, &mut self.progress, options).await;
+        let topic = self.args.topic_for(self.app, &unit).await?;
+        let ProduceArgs { sticky, options, .. } = self.args;
+        let enqueued = self.app.producer.enqueue(&topic, unit, *sticky, &mut self.progress, options).await;
         let enqueued = enqueued.map_err(|error| {
             let line = error.index().and_then(|index| lines.get(index).copied());
             let problem = Problem::from(error);

@@ -11,7 +11,7 @@ use crate::fetch::filter::{Filter, Pattern};
 use crate::fetch::position::cursor_of;
 use crate::fetch::{PageLimit, Reader};
 use crate::http::App;
-use crate::http::error::{partition_not_found, topic_not_found};
+use crate::http::error::partition_not_found;
 use crate::http::extract::{After, Query, Representation, negotiate};
 use crate::http::problem::{Code, Problem};
 use crate::http::read::place::Places;
@@ -109,9 +109,10 @@ impl ReadArgs {
         let (representation, format) = representation(&query, headers)?;
         let follow = query.flag("follow")?;
         let events = representation == Representation::EventStream;
-        let topics = topics_of(app, scope.topics, &query)?;
-        let partitions = partitions_of(&query, scope.partition, &topics)?;
+        let names = names_of(scope.topics, &query)?;
+        let partitions = partitions_of(&query, scope.partition, names.len())?;
         let asked = start(&query, headers, events || follow)?;
+        let topics = topics_of(app, names, &query, &asked.start, partitions.as_deref()).await?;
         let reset_on_gap = match query.text("on_gap") {
             // Only events can tell the client of it.
             None => events,
@@ -217,22 +218,45 @@ fn start(query: &Query, headers: &HeaderMap, streams: bool) -> Result<Asked, Pro
     Ok(Asked { start: Start::After(after), resumed: false })
 }
 
-fn topics_of(
+fn names_of(named: Vec<TopicName>, query: &Query) -> Result<Vec<TopicName>, Problem> {
+    match query.text("topics") {
+        Some(_) if !named.is_empty() => Err(bad("topics", "the path names the topic")),
+        Some(list) => parse_topics(list),
+        None if named.is_empty() => Err(bad("topics", "name the topics, separated by commas")),
+        None => Ok(named),
+    }
+}
+
+/// Finds the topics. What the request names of them may be newer than this node's copy: an incarnation by a cursor, a
+/// partition by any of its parameters.
+async fn topics_of(
     app: &App,
-    named: Vec<TopicName>,
+    names: Vec<TopicName>,
     query: &Query,
+    start: &Start,
+    partitions: Option<&[PartitionId]>,
 ) -> Result<Vec<(TopicName, Arc<Topic>)>, Problem> {
-    let names = match query.text("topics") {
-        Some(_) if !named.is_empty() => return Err(bad("topics", "the path names the topic")),
-        Some(list) => parse_topics(list)?,
-        None if named.is_empty() => return Err(bad("topics", "name the topics, separated by commas")),
-        None => named,
+    let after = match start {
+        Start::After(After::Cursor(cursor)) => Some(cursor.clone()),
+        _ => None,
     };
-    let find = |name: TopicName| {
-        let topic = app.topics.get(&name).ok_or_else(|| topic_not_found(&name))?;
-        Ok((name, topic))
-    };
-    names.into_iter().map(find).collect()
+    let others = ["at_least", "until"].into_iter().filter_map(|name| query.text(name)?.parse().ok());
+    let cursors: Vec<Cursor> = after.into_iter().chain(others).collect();
+    let last = partitions.and_then(|partitions| partitions.last());
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let fits = |topic: &Topic| {
+            last.is_none_or(|last| last.get() < topic.partitions)
+                && cursors.iter().all(|cursor| cursor.fits(&name, topic))
+        };
+        let topic = app.topics.find_where(&name, fits).await?;
+        let missing = partitions.into_iter().flatten().find(|partition| partition.get() >= topic.partitions);
+        if let Some(missing) = missing {
+            return Err(partition_not_found(missing.get(), topic.partitions));
+        }
+        found.push((name, topic));
+    }
+    Ok(found)
 }
 
 fn parse_topics(list: &str) -> Result<Vec<TopicName>, Problem> {
@@ -254,7 +278,7 @@ fn parse_topics(list: &str) -> Result<Vec<TopicName>, Problem> {
 fn partitions_of(
     query: &Query,
     of_path: Option<PartitionId>,
-    topics: &[(TopicName, Arc<Topic>)],
+    topics: usize,
 ) -> Result<Option<Vec<PartitionId>>, Problem> {
     let mut partitions = match (of_path, query.text("partition")) {
         (Some(_), Some(_)) => return Err(bad("partition", "the path names the partition")),
@@ -274,13 +298,8 @@ fn partitions_of(
     };
     partitions.sort_unstable();
     partitions.dedup();
-    if query.text("offset").is_some() && (partitions.len() != 1 || topics.len() != 1) {
+    if query.text("offset").is_some() && (partitions.len() != 1 || topics != 1) {
         return Err(bad("offset", "an offset is of one partition"));
-    }
-    for (_, topic) in topics {
-        if let Some(partition) = partitions.iter().find(|partition| partition.get() >= topic.partitions) {
-            return Err(partition_not_found(partition.get(), topic.partitions));
-        }
     }
     Ok(Some(partitions))
 }

@@ -208,8 +208,13 @@ async fn page(app: &App, args: &mut ReadArgs) -> Result<(PageEnd, Grant, Bytes),
 async fn news(app: &App, args: &mut ReadArgs, deadline: Instant) -> Result<bool, Problem> {
     let _parked = app.admission.park()?;
     let mut stopping = app.stopping();
+    let mut look = deadline;
+    if app.topics.is_shared() {
+        // Another node may delete the topic meanwhile, or give it partitions.
+        look = deadline.min(Instant::now() + limits::PARTITIONS_REFRESH);
+    }
     Ok(tokio::select! {
-        news = args.reader.wait(deadline) => news,
+        news = args.reader.wait(look) => news || look < deadline,
         _ = stopping.wait_for(|stopping| *stopping) => false,
     })
 }

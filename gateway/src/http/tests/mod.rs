@@ -437,7 +437,7 @@ async fn an_open_stream_goes_over_to_a_topic_made_anew() {
         assert_eq!(events.record().await.0, 1);
         assert_eq!(events.next().await.unwrap().name, "cursor");
     }
-    node.delete_topic(&"orders".parse().unwrap(), None).await.unwrap();
+    node.topics.delete(&"orders".parse().unwrap(), None).await.unwrap();
     let anew = topic(&node, "orders", 2).await;
     append(&node, &anew, [record(1, "2")]).await;
     let reset = goes_on.next().await.unwrap();
@@ -458,7 +458,7 @@ async fn a_deleted_topic_leaves_nothing_in_memory() {
     assert!(log.usage().size_bytes > 0);
     call(&node, Request::delete("/v1/topics/orders").body(Body::empty()).unwrap()).await.expect(204);
     assert_eq!((log.usage().size_bytes, log.usage().extents), (0, 0));
-    for shard in node.shards.led_here() {
+    for shard in node.routes.led_here() {
         shard.flush().await;
         assert!(shard.index().is_gone(orders.id));
         assert_eq!(shard.index().log(log.partition()).high_watermark().get(), 0);

@@ -1,5 +1,8 @@
+mod grouped;
+mod shared;
+
 use forebay_log::clock::ManualClock;
-use forebay_log::model::CleanupPolicy;
+use forebay_log::model::{CleanupPolicy, Settings};
 use forebay_log::store::{Operation, StoreUrl};
 use forebay_log::testing::{Fault, FaultyStore};
 use rand::SeedableRng;
@@ -16,9 +19,23 @@ fn name(text: &str) -> TopicName {
 }
 
 async fn open(store: Store, seed: u64) -> Arc<Topics> {
-    let clock = Arc::new(ManualClock::default());
-    let topics = Topics::open(store, Keys::new(""), clock, 2, StdRng::seed_from_u64(seed)).await;
-    Arc::new(topics.unwrap())
+    let shared = !store.is_exclusive();
+    let options = TopicsOptions { shards: 2, shared, ids: StdRng::seed_from_u64(seed) };
+    Topics::open(store, Keys::new(""), Arc::new(ManualClock::default()), options).await.unwrap()
+}
+
+/// Lets a moment pass: what happens at one instant has no order for who goes by a paused clock.
+async fn tick() {
+    tokio::time::advance(std::time::Duration::from_millis(1)).await;
+}
+
+/// Two nodes on one store, and what the second one's calls go through.
+async fn two_nodes() -> (Arc<Topics>, Arc<Topics>, FaultyStore) {
+    let objects = memory().await.objects();
+    let faulty = FaultyStore::new(Arc::clone(&objects), 1);
+    let one = open(Store::with_objects(objects, false), 1).await;
+    let two = open(Store::with_objects(Arc::new(faulty.clone()), false), 2).await;
+    (one, two, faulty)
 }
 
 async fn memory() -> Store {
