@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use harness::{Options, SeaweedFs, Server};
+use harness::{Options, S3Faults, S3Server, SeaweedFs, Server};
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
 use rand::rngs::StdRng;
@@ -41,6 +41,7 @@ enum Case {
     CatchUp,
     Latency,
     FanOut,
+    LatencyBeside,
 }
 
 #[derive(Debug, Parser)]
@@ -54,6 +55,10 @@ struct Args {
     /// Keeps the log on SeaweedFS, on this machine too, instead of in a folder.
     #[arg(long)]
     seaweedfs: bool,
+    /// Keeps the log on an S3 server in this process, each of whose answers takes so many milliseconds. The server is
+    /// started again before anything catches up, so that it has nothing in memory.
+    #[arg(long, conflicts_with = "seaweedfs")]
+    store_delay_ms: Option<u64>,
 }
 
 #[tokio::main]
@@ -62,9 +67,16 @@ async fn main() -> anyhow::Result<()> {
     let time = Duration::from_secs(args.seconds);
     let runs = |case: Case| args.only.is_empty() || args.only.contains(&case);
     let seaweedfs = if args.seaweedfs { Some(SeaweedFs::start().await) } else { None };
-    let server = match &seaweedfs {
-        Some(s3) => Server::start_in_environment(Options::on_s3(&s3.url()), &SeaweedFs::variables()).await,
-        None => Server::start().await,
+    let slow = match args.store_delay_ms {
+        Some(delay) => Some(slow_store(Duration::from_millis(delay)).await),
+        None => None,
+    };
+    let mut server = match (&seaweedfs, &slow) {
+        (Some(s3), _) => {
+            Server::start_in_environment(Options::on_s3(&s3.url()), &SeaweedFs::variables()).await
+        }
+        (_, Some(s3)) => Server::start_in_environment(Options::on_s3(s3.url()), &S3Server::variables()).await,
+        (None, None) => Server::start().await,
     };
     let address = server.url().trim_start_matches("http://").to_owned();
     for topic in ["single", BATCHES, TAIL] {
@@ -77,12 +89,19 @@ async fn main() -> anyhow::Result<()> {
     if runs(Case::Single) {
         rows.push(produce::single(&address, time).await?);
     }
-    if runs(Case::Batch) || runs(Case::CatchUp) {
+    if runs(Case::Batch) || runs(Case::CatchUp) || runs(Case::LatencyBeside) {
         let (row, records) = produce::batches(&address, time).await?;
         rows.push(row);
+        if slow.is_some() {
+            server.terminate().await;
+            server.restart().await;
+        }
         if runs(Case::CatchUp) {
             rows.push(read::catch_up_json(&address, records).await?);
             rows.push(read::catch_up_ndjson(&address, records).await?);
+        }
+        if runs(Case::LatencyBeside) {
+            rows.extend(read::beside_catch_up(&address, records, tail::latency(&address, time)).await?);
         }
     }
     if runs(Case::Latency) {
@@ -100,6 +119,12 @@ async fn main() -> anyhow::Result<()> {
     )?;
     writeln!(out, "{}", figures::table(&rows))?;
     Ok(())
+}
+
+async fn slow_store(delay: Duration) -> S3Server {
+    let store = S3Server::start().await;
+    store.set_faults(S3Faults { delay, ..S3Faults::default() });
+    store
 }
 
 /// Letters and digits without any pattern, so that compression gains little.

@@ -1,7 +1,12 @@
-//! Catch-up: one reader from the start of a topic to its end.
+//! Catch-up: one reader from the start of a topic to its end, and many of them beside others.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, ensure};
 use memchr::memmem;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::BATCHES;
@@ -9,6 +14,8 @@ use crate::connection::{Connection, request};
 use crate::figures::Row;
 
 const PAGE_RECORDS: usize = 5_000;
+/// Readers that catch up beside others.
+const READERS: usize = 8;
 
 /// Page after page of JSON.
 pub(crate) async fn catch_up_json(address: &str, records: usize) -> anyhow::Result<Row> {
@@ -40,4 +47,34 @@ pub(crate) async fn catch_up_ndjson(address: &str, records: usize) -> anyhow::Re
         seen += memchr::memchr_iter(b'\n', &chunk).count();
     }
     Ok(Row::rate("catch-up, NDJSON stream, one reader", "records", seen, start.elapsed()))
+}
+
+/// Runs a case while readers go from the start of the topic to its end over and over; answers both.
+pub(crate) async fn beside_catch_up(
+    address: &str,
+    records: usize,
+    case: impl Future<Output = anyhow::Result<Row>>,
+) -> anyhow::Result<[Row; 2]> {
+    let mut readers = JoinSet::new();
+    let seen = Arc::new(AtomicUsize::new(0));
+    for _ in 0..READERS {
+        let (address, seen) = (address.to_owned(), Arc::clone(&seen));
+        readers.spawn(async move {
+            loop {
+                catch_up_ndjson(&address, records).await?;
+                seen.fetch_add(records, Ordering::Relaxed);
+            }
+        });
+    }
+    let start = Instant::now();
+    let mut row = tokio::select! {
+        row = case => row?,
+        Some(failed) = readers.join_next() => {
+            let failed: anyhow::Result<()> = failed?;
+            return Err(failed.err().context("a reader ended")?);
+        }
+    };
+    row.name += &format!(", beside {READERS} readers that catch up");
+    let all = Row::rate("those readers together", "records", seen.load(Ordering::Relaxed), start.elapsed());
+    Ok([row, all])
 }

@@ -37,9 +37,7 @@ async fn server(allowed: &str) -> Server {
 }
 
 fn page(server: &Server, origin: &str) -> Subscriber {
-    let script = here().join("cors.mjs");
-    let script = script.to_str().expect("a path of text");
-    Subscriber::run("node", &[script, &server.url(), RECORDS, origin])
+    Subscriber::start("node", &here().join("cors.mjs"), &[&server.url(), RECORDS, origin])
 }
 
 #[tokio::test]

@@ -1,26 +1,22 @@
 //! Real SSE clients, each following a topic under a running producer while its connection is cut in the middle of a
 //! frame and the server is killed and started again: it must come back by itself and miss and repeat nothing.
 //!
-//! A client is a program that takes the server's URL and the path of a stream, prints `open` whenever a stream has
-//! opened and `record <id> <data>` for each record, and ends with its standard input.
-//!
 //! Beside them, real CloudEvents packages: each sends events in all three modes and reads them back in all three.
 
 mod cors;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{Client, CuttingProxy, Server, in_time};
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use harness::{Client, CuttingProxy, Server, Subscriber, in_time};
+use serde_json::json;
+use tokio::process::Command;
 
 const PARTITIONS: usize = 3;
+const STREAM: &str = "/v1/topics/ticks/records?after=earliest";
 /// Records that the client must have seen before each outage, and after the last.
 const RECORDS_BETWEEN: usize = 40;
 const CUTS: usize = 2;
@@ -84,7 +80,7 @@ async fn survives_outages(program: &str, script: &Path) {
     let mut server = Server::start().await;
     server.create_topic("ticks", json!({"partitions": PARTITIONS})).await;
     let proxy = CuttingProxy::start(server.address()).await;
-    let mut subscriber = Subscriber::start(program, script, &proxy.url());
+    let mut subscriber = Subscriber::start(program, script, &[&proxy.url(), STREAM]);
     subscriber.opened().await;
     let stop = Arc::new(AtomicBool::new(false));
     let producer = tokio::spawn(produce(server.clone(), stop.clone()));
@@ -125,101 +121,4 @@ async fn produce(client: Client, stop: Arc<AtomicBool>) -> Vec<(u64, u64)> {
         tokio::time::sleep(PACE).await;
     }
     acknowledged
-}
-
-/// A running client program and the records it has printed.
-struct Subscriber {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-    ids: Vec<String>,
-    records: Vec<Value>,
-    opened: usize,
-}
-
-impl Subscriber {
-    fn start(program: &str, script: &Path, url: &str) -> Self {
-        let script = script.to_str().expect("a path of text");
-        Self::run(program, &[script, url, "/v1/topics/ticks/records?after=earliest"])
-    }
-
-    fn run(program: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn();
-        let mut child =
-            child.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs the clients"));
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        Self { child, lines, ids: Vec::new(), records: Vec::new(), opened: 0 }
-    }
-
-    async fn next_line(&mut self) -> String {
-        let line = in_time("the client prints a line", self.lines.next_line()).await;
-        line.expect("it prints text").expect("the client ended; tests/run installs what it needs")
-    }
-
-    /// Takes in what the client prints next.
-    async fn step(&mut self) {
-        let line = self.next_line().await;
-        if line == "open" {
-            self.opened += 1;
-        } else if let Some((id, data)) = line.strip_prefix("record ").and_then(|rest| rest.split_once(' ')) {
-            self.ids.push(id.to_owned());
-            self.records.push(serde_json::from_str(data).expect("a record is JSON"));
-        }
-    }
-
-    async fn opened(&mut self) {
-        while self.opened == 0 {
-            self.step().await;
-        }
-    }
-
-    /// Waits until it has come back once more.
-    async fn opened_again(&mut self) {
-        let before = self.opened;
-        while self.opened == before {
-            self.step().await;
-        }
-    }
-
-    /// Waits for so many more records.
-    async fn records(&mut self, more: usize) {
-        self.records_in_all(self.records.len() + more).await;
-    }
-
-    async fn records_in_all(&mut self, count: usize) {
-        while self.records.len() < count {
-            self.step().await;
-        }
-    }
-
-    /// Checks that the client saw the stored log, each partition in order, and each id once.
-    fn check(&self, stored: &[Value], acknowledged: &[(u64, u64)]) {
-        let mut ids = self.ids.clone();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!(ids.len(), self.ids.len(), "an id came twice");
-        let of = |records: &[Value], partition: usize| -> Vec<(Option<u64>, Value)> {
-            let records = records.iter().filter(|record| record["partition"] == partition);
-            records.map(|record| (record["offset"].as_u64(), record["value"].clone())).collect()
-        };
-        for partition in 0..PARTITIONS {
-            assert_eq!(of(&self.records, partition), of(stored, partition), "partition {partition}");
-        }
-        let place = |record: &Value| (record["partition"].as_u64(), record["offset"].as_u64());
-        let places: HashSet<_> = stored.iter().map(place).collect();
-        for &(partition, offset) in acknowledged {
-            assert!(places.contains(&(Some(partition), Some(offset))), "lost: {partition} {offset}");
-        }
-    }
-
-    /// Ends the program in the way it can clean up after itself.
-    async fn end(mut self) {
-        drop(self.child.stdin.take());
-        let drain = async { while let Ok(Some(_)) = self.lines.next_line().await {} };
-        in_time("the client closes its output", drain).await;
-        let status = in_time("the client ends", self.child.wait()).await.expect("it can be waited for");
-        assert!(status.success(), "{status}");
-    }
 }

@@ -1,9 +1,10 @@
-//! What slow clients can make a server hold: hundreds of readers that hardly read, or never do, and dozens of producers
+//! What slow clients, and a slow store (`store`), can make a server hold. Of clients: hundreds of readers that hardly read, or never do, and dozens of producers
 //! that trickle, beside one fast producer. The server's memory stays under the bound that the README states, it stays
 //! responsive, and in the end nobody has missed or repeated anything.
 
 mod producer;
 mod reader;
+mod store;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,7 +1,6 @@
 //! What every store promises, on S3.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use forebay_log::store::{Path, ProbeError, Property, S3Keys, S3Options, Store, StoreUrl};
 use forebay_log::testing::contract::{create_only_contract, reads_contract, register_contract};
@@ -11,8 +10,9 @@ use rand::rngs::{OsRng, StdRng};
 use rand::{SeedableRng as _, TryRngCore as _};
 
 /// Faults of a bad day.
-const FAULTS: Faults =
-    Faults { conflict: 0.05, unavailable: 0.05, reset: 0.05, delay: Duration::ZERO, unconditional: false };
+fn faults() -> Faults {
+    Faults { conflict: 0.05, unavailable: 0.05, reset: 0.05, ..Faults::default() }
+}
 
 fn reached_at(url: &str, id: &str, secret: &str) -> S3Options {
     let endpoint = Some(url.parse().expect("it is an endpoint"));
@@ -56,7 +56,7 @@ async fn s3_keeps_the_contracts() {
 async fn s3_that_answers_409_and_forgets_to_answer_keeps_the_contracts() {
     let server = S3Server::start().await;
     let store = open(S3Server::BUCKET, &options(&server)).await;
-    server.set_faults(FAULTS);
+    server.set_faults(faults());
     keeps_all_contracts(&store, &store.clone()).await;
 }
 

@@ -3,4 +3,5 @@
 //! `FOREBAY_TEST_S3_ENDPOINT` names another server to test, with `FOREBAY_TEST_S3_BUCKET`, `AWS_REGION` and the usual
 //! credentials; everything is written below a prefix of its own, and stays there.
 
+mod commands;
 mod contract;

@@ -100,7 +100,7 @@ impl World {
                 let unknown = Err(AppendError::NoLeader { outcome: Outcome::Unknown });
                 self.client_result(client, attempt, unknown)?;
             }
-            Wake::Turn | Wake::Flush | Wake::Journal | Wake::Send(_) => {}
+            Wake::Turn | Wake::Flush | Wake::Journal | Wake::Load | Wake::Send(_) => {}
         }
         Ok(())
     }

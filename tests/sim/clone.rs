@@ -18,8 +18,13 @@ use crate::world::timestamp;
 /// Takes over, always with the same nonces, and takes an append.
 fn lead(store: &mut Store, record: RecordId) -> (BareLeader, Vec<Reply>) {
     let leadership = take_over(store, 0, 7).expect("nobody else is there");
-    let options =
-        BareOptions { exclusive: false, journal: None, flush_linger: Duration::ZERO, object_bytes: 1 };
+    let options = BareOptions {
+        exclusive: false,
+        journal: None,
+        flush_linger: Duration::ZERO,
+        object_bytes: 1,
+        spill_bytes: usize::MAX,
+    };
     let mut leader = BareLeader::new(leadership, options);
     let sent = Sent { records: vec![(0, vec![record])], name: None };
     let replies = leader.append(Duration::ZERO, timestamp(0), vec![sent.to_append(0)]);

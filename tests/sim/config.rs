@@ -33,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) conditional: f64,
     /// Bytes of frames in one object: small, so that several objects are under way.
     pub(crate) object_bytes: usize,
+    /// Bytes of frames in memory before more are in the journal alone.
+    pub(crate) spill_bytes: usize,
     pub(crate) linger: Micros,
     /// A node tries to take over although nothing is wrong.
     pub(crate) takeover: f64,
@@ -113,6 +115,7 @@ impl Config {
             with_ids: [0.0, 0.5, 1.0][rng.index(3)],
             conditional: [0.0, 0.2, 0.6][rng.index(3)],
             object_bytes: [1, 200, 4_000][rng.index(3)],
+            spill_bytes: [0, 200, 1_000, 64 << 20][rng.index(4)],
             linger: rng.log_between(MILLI, 250 * MILLI),
             takeover,
             crash,

@@ -303,6 +303,13 @@ impl Folder for SharedDisk {
         disk.files.get(&number).map(|file| file.seen.clone()).ok_or(io::ErrorKind::NotFound.into())
     }
 
+    fn read_at(&self, number: u64, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        let disk = self.get();
+        let file = disk.files.get(&number).ok_or(io::ErrorKind::NotFound)?;
+        let part = file.seen.get(position as usize..position as usize + len);
+        part.map(<[u8]>::to_vec).ok_or(io::ErrorKind::UnexpectedEof.into())
+    }
+
     fn sync(&self, number: u64) -> io::Result<()> {
         let mut disk = self.get();
         let file = disk.files.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;

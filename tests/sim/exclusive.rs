@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -320,8 +321,8 @@ impl Exclusive {
     /// Opens the journal, takes the shard over, replays. None when the process died or failed meanwhile.
     fn start(&mut self) -> Result<Option<Process>, Violation> {
         self.stats.restarts += 1;
-        let disk = Box::new(self.disk.clone());
-        let opened = BareWriter::open(&self.options, disk.clone(), disk);
+        let disk = self.disk.clone();
+        let opened = BareWriter::open(&self.options, Box::new(disk.clone()), Arc::new(disk));
         let (journal, writer, mut replay) = match opened {
             Ok(opened) => opened,
             Err(JournalError::Io { .. }) => {
@@ -339,6 +340,7 @@ impl Exclusive {
             journal: Some(journal.clone()),
             flush_linger: limits::FLUSH_LINGER_EXCLUSIVE,
             object_bytes: [1, 400, 4_000][self.rng.index(3)],
+            spill_bytes: 0,
         };
         let mut leader = BareLeader::new(leadership, options);
         let early = mutation::is(Mutation::ReadyBeforeReplay);
@@ -372,7 +374,7 @@ impl Exclusive {
                 Err(error) => return violation("alarm", format!("the journal cannot be read: {error:?}")),
             };
             self.stats.replayed += 1;
-            let number = replayed.number;
+            let number = replayed.entry.number;
             if let Err(error) = process.leader.recover(Duration::from_micros(self.now), replayed) {
                 return violation("alarm", format!("frame {number} cannot be taken back: {error:?}"));
             }
@@ -452,7 +454,7 @@ impl Exclusive {
                     let header = object.and_then(|object| object.header.clone());
                     process.leader.read_back(seq, header.as_ref());
                 }
-                Action::Stored(_) | Action::Wake(_) => {}
+                Action::Stored(_) | Action::Wake(_) | Action::Load { .. } => {}
                 other => return violation("alarm", format!("nobody else writes, and yet {other:?}")),
             }
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use forebay_log::error::Outcome;
 use forebay_log::format::manifest::Manifest;
 use forebay_log::format::snapshot::Snapshot;
 use forebay_log::journal::frame::{self, FileHeader, Seal};
-use forebay_log::journal::{Frame, FrameNumber, JournalOptions, scan};
-use forebay_log::model::WalSeq;
+use forebay_log::journal::{Frame, FrameNumber, JournalEntry, JournalOptions, scan};
+use forebay_log::model::{Durability, WalSeq};
 use forebay_log::shard::SharedJournal;
 use forebay_log::shard::append::{AppendError, Appended};
 use forebay_log::shard::taker::{self, Ask, PutAnswer, Taker, TakerError};
@@ -86,6 +87,8 @@ pub(crate) struct Node {
     inbox: Vec<Message>,
     turn_due: bool,
     flush_due: bool,
+    /// What the leader reads back from its journal.
+    load: Vec<JournalEntry>,
     waiting: Vec<Waiting>,
     /// For each partition the highest offset acknowledged in this leadership.
     acked: [Option<u64>; PARTITIONS],
@@ -138,7 +141,7 @@ fn settled_in(files: &[(u64, Vec<u8>)]) -> BTreeSet<RecordId> {
         {
             let image = Bytes::copy_from_slice(&bytes[found.position..found.position + found.len]);
             match frame::decode(&image) {
-                Ok(Some(Frame::Append { batches, .. })) => {
+                Ok(Some(Frame::Append { level: Durability::Local, batches, .. })) => {
                     let runs = batches.into_iter().flat_map(|batch| decode_runs(0, batch.bytes));
                     records.extend(runs.flat_map(|run| run.records).map(|record| (found.number, record)));
                 }
@@ -173,6 +176,7 @@ impl World {
                 Ok(())
             }
             Wake::Journal => self.journal_turn(node),
+            Wake::Load => self.load(node),
             Wake::Tick | Wake::Timeout(_) => Ok(()),
         }
     }
@@ -212,7 +216,7 @@ impl World {
             let bytes_max = self.config.journal_bytes;
             let options = JournalOptions { file_bytes: 4096, bytes_max, ..JournalOptions::new("", CLUSTER) };
             let settled = Rc::new(settled_in(&disk.get().contents()));
-            let opened = BareWriter::open(&options, Box::new(disk.clone()), Box::new(disk.clone()));
+            let opened = BareWriter::open(&options, Box::new(disk.clone()), Arc::new(disk.clone()));
             let Ok((journal, writer, mut replay)) = opened else {
                 disk.get().fail_power();
                 return false;
@@ -243,6 +247,23 @@ impl World {
             let after = self.rng.log_between(MILLI / 10, self.config.sync_max);
             self.wake(Actor::Node(number), life, after, Wake::Journal);
         }
+    }
+
+    fn load_soon(&mut self, number: usize) {
+        let life = self.nodes[number].life;
+        let after = self.rng.log_between(MILLI / 10, self.config.sync_max);
+        self.wake(Actor::Node(number), life, after, Wake::Load);
+    }
+
+    /// Reads back what the leader asked for; one that has ended since did not.
+    fn load(&mut self, number: usize) -> Check {
+        let node = &mut self.nodes[number];
+        let Role::Leading(leader) = &mut node.role else { return Ok(()) };
+        if !leader.load(Duration::from_micros(self.now), &node.load) {
+            self.load_soon(number);
+            return Ok(());
+        }
+        self.act(number, false)
     }
 
     /// The journal's thread takes a turn, and the leaders hear of it.
@@ -438,6 +459,7 @@ impl World {
                     journal,
                     flush_linger: Duration::from_micros(self.config.linger),
                     object_bytes: self.config.object_bytes,
+                    spill_bytes: self.config.spill_bytes,
                 };
                 let mut leader = BareLeader::new(*leadership, options);
                 let partitions: Vec<_> = (0..PARTITIONS).map(partition).collect();
@@ -484,6 +506,13 @@ impl World {
             }
             return Ok(());
         };
+        if !leader.takes_appends() {
+            (node.inbox, node.turn_due) = (inbox, true);
+            let life = node.life;
+            let after = self.rng.log_between(MILLI, SECOND);
+            self.wake(Actor::Node(number), life, after, Wake::Turn);
+            return Ok(());
+        }
         for message in inbox.iter().filter(|message| message.is_local()) {
             self.judge.sent_local(&message.records);
         }
@@ -560,6 +589,13 @@ impl World {
             }
             Action::Prove(seq) => {
                 self.node_asks(number, Purpose::Prove(seq), Op::Get(Key::Wal(seq.get())), 0);
+            }
+            Action::Load { entries, .. } => {
+                let node = &mut self.nodes[number];
+                let spilled = matches!(&node.role, Role::Leading(leader) if leader.takes_appends());
+                self.stats.read_back += u64::from(spilled);
+                node.load = entries;
+                self.load_soon(number);
             }
             Action::Stored(_) | Action::Wake(_) => {}
         }

@@ -98,6 +98,8 @@ pub(crate) struct Stats {
     pub(crate) with_leftovers: u64,
     /// Leaders that ended while somebody waited for their journal.
     pub(crate) lingering: u64,
+    /// Objects of which something was read back from a journal.
+    pub(crate) read_back: u64,
     /// Records appended again after everything that knew of them was forgotten.
     pub(crate) repeats: u64,
     disk: [u64; DISK_FAULTS.len()],
@@ -143,6 +145,7 @@ impl Stats {
         self.local += other.local;
         self.with_leftovers += other.with_leftovers;
         self.lingering += other.lingering;
+        self.read_back += other.read_back;
         self.repeats += other.repeats;
         self.add_disk(other.disk);
         for (sum, more) in self.faults.iter_mut().zip(other.faults) {
@@ -165,8 +168,9 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "{} appends acknowledged at local, {} leaderships with leftovers, {} leaders lingered, {} records repeated late",
-            self.local, self.with_leftovers, self.lingering, self.repeats
+            "{} appends acknowledged at local, {} leaderships with leftovers, {} leaders lingered, {} records repeated late, \
+             {} objects read back",
+            self.local, self.with_leftovers, self.lingering, self.repeats, self.read_back
         )?;
         for (fault, count) in DISK_FAULTS.iter().zip(self.disk) {
             writeln!(f, "  disk {fault:?}: {count}")?;

@@ -74,6 +74,8 @@ pub(crate) enum Wake {
     Flush,
     /// The journal's thread takes a turn.
     Journal,
+    /// A leader gets what it reads back from the journal.
+    Load,
     /// A request is sent (again), under the number of its call.
     Send(u64),
     /// A client's attempt had no answer.

@@ -2,6 +2,7 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -21,6 +22,17 @@ impl Client {
     /// A client of the server at `base`, without a slash at the end.
     pub fn new(base: &str) -> Self {
         Self { base: base.to_owned(), http: reqwest::Client::new() }
+    }
+
+    /// A client that gives up a call after this time.
+    pub fn with_timeout(base: &str, timeout: Duration) -> Self {
+        let http = reqwest::Client::builder().timeout(timeout).build().expect("the options are good");
+        Self { base: base.to_owned(), http }
+    }
+
+    /// The URL of the server, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.base
     }
 
     /// Begins a call; `path` holds the query too.

@@ -1,26 +1,39 @@
-//! What every end-to-end test needs: the real server as a child process, servers that speak S3, a small HTTP client
+//! What every end-to-end test needs: the real server as a child process, servers that speak S3, Redis, a small HTTP client
 //! whose answers check themselves, a parser for Server-Sent Events, and one way to wait.
 //!
 //! Everything here is black box: it knows the HTTP API and the command line, nothing of the crates behind them.
 //! A check that fails panics with the call and its answer, so that tests read as the list of their claims.
 
+mod balancer;
 mod client;
+mod cluster;
+mod links;
+mod ports;
 mod proxy;
 pub mod raw;
+mod redis;
 mod s3_server;
 mod seaweed;
 mod server;
+mod shared_store;
 mod sse;
+mod subscriber;
 
 use std::future::Future;
 use std::time::Duration;
 
+pub use balancer::Balancer;
 pub use client::{Answer, Call, Client};
+pub use cluster::{Cluster, ClusterOptions};
+pub use links::{LinkFault, Links};
 pub use proxy::CuttingProxy;
+pub use redis::Redis;
 pub use s3_server::{S3Faults, S3Server};
 pub use seaweed::SeaweedFs;
 pub use server::{Options, Server, server_binary};
+pub use shared_store::SharedStore;
 pub use sse::{Event, EventParser, EventStream};
+pub use subscriber::Subscriber;
 
 /// Longest that any test waits for something that should happen soon. Long, because it decides nothing but when
 /// a failure is reported.

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
@@ -30,6 +31,8 @@ use tokio::task::JoinSet;
 
 /// Keys of one page of a listing: few, so that listings have several.
 const PAGE_KEYS: usize = 7;
+/// Pause between two looks at whether PUTs are still held.
+const HELD_LOOK: Duration = Duration::from_millis(5);
 
 /// What a PUT may meet instead of its answer, each with its share of all PUTs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,6 +45,10 @@ pub struct S3Faults {
     pub reset: f64,
     /// How long each request takes at least.
     pub delay: Duration,
+    /// How long a PUT takes at least.
+    pub put_delay: Duration,
+    /// PUTs wait until this is no longer set.
+    pub hold_puts: bool,
     /// Conditions are ignored.
     pub unconditional: bool,
 }
@@ -57,6 +64,7 @@ enum Fault {
 struct Stored {
     body: Bytes,
     tag: u64,
+    modified: SystemTime,
 }
 
 impl Stored {
@@ -71,11 +79,30 @@ struct Bucket {
     tags: u64,
 }
 
+/// Requests so far, whatever became of them.
+#[derive(Debug, Default)]
+struct Requests {
+    /// The path of each PUT.
+    puts: Vec<String>,
+    /// GETs of objects, listings apart.
+    gets: u64,
+}
+
+/// Settings of a bucket, as they were set.
+#[derive(Debug, Clone, Default)]
+struct BucketSettings {
+    public_access: Option<PublicAccessBlockConfiguration>,
+    encryption: Option<ServerSideEncryptionConfiguration>,
+    lifecycle: Option<LifecycleRules>,
+}
+
 #[derive(Debug)]
 struct State {
     bucket: Mutex<Bucket>,
+    /// The buckets that are there; only [`S3Server::BUCKET`] holds objects.
+    settings: Mutex<BTreeMap<String, BucketSettings>>,
     faults: Mutex<(S3Faults, StdRng)>,
-    puts: Mutex<u64>,
+    requests: Mutex<Requests>,
 }
 
 /// The server, until it is dropped.
@@ -99,7 +126,10 @@ impl S3Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound listener has an address"));
         let faults = Mutex::new((S3Faults::default(), StdRng::seed_from_u64(1)));
-        let state = Arc::new(State { bucket: Mutex::default(), faults, puts: Mutex::default() });
+        let settings = BTreeMap::from([(Self::BUCKET.to_owned(), BucketSettings::default())]);
+        let settings = Mutex::new(settings);
+        let state =
+            Arc::new(State { bucket: Mutex::default(), settings, faults, requests: Mutex::default() });
         let mut builder = S3ServiceBuilder::new(Objects(Arc::clone(&state)));
         builder.set_auth(SimpleAuth::from_single(Self::KEY_ID, Self::SECRET));
         let mut accepting = JoinSet::new();
@@ -122,9 +152,52 @@ impl S3Server {
         self.state.faults.lock().0 = faults;
     }
 
+    /// Has a bucket's lifecycle rules delete what is below a prefix.
+    pub fn expire(&self, bucket: &str, prefix: &str) {
+        let rule = LifecycleRule {
+            id: Some("expire".to_owned()),
+            status: ExpirationStatus::from_static(ExpirationStatus::ENABLED),
+            filter: Some(LifecycleRuleFilter { prefix: Some(prefix.to_owned()), ..Default::default() }),
+            expiration: Some(LifecycleExpiration { days: Some(30), ..Default::default() }),
+            abort_incomplete_multipart_upload: None,
+            noncurrent_version_expiration: None,
+            noncurrent_version_transitions: None,
+            prefix: None,
+            transitions: None,
+        };
+        self.state.settings.lock().entry(bucket.to_owned()).or_default().lifecycle = Some(vec![rule]);
+    }
+
+    /// The ids of a bucket's lifecycle rules.
+    pub fn rules(&self, bucket: &str) -> Vec<String> {
+        let settings = self.state.settings.lock();
+        let rules = settings.get(bucket).and_then(|settings| settings.lifecycle.clone()).unwrap_or_default();
+        rules.into_iter().filter_map(|rule| rule.id).collect()
+    }
+
+    /// The names of the buckets that are there.
+    pub fn buckets(&self) -> Vec<String> {
+        self.state.settings.lock().keys().cloned().collect()
+    }
+
     /// The PUTs so far, whatever became of them.
     pub fn puts(&self) -> u64 {
-        *self.state.puts.lock()
+        self.state.requests.lock().puts.len() as u64
+    }
+
+    /// The paths of the PUTs behind the first so many.
+    pub fn puts_since(&self, count: u64) -> Vec<String> {
+        self.state.requests.lock().puts[count as usize..].to_vec()
+    }
+
+    /// The GETs of objects so far.
+    pub fn gets(&self) -> u64 {
+        self.state.requests.lock().gets
+    }
+
+    /// The objects whose key holds this text.
+    pub fn count_objects(&self, part: &str) -> usize {
+        self.state.bucket.lock().objects.keys().filter(|key| key.contains(part)).count()
     }
 }
 
@@ -153,11 +226,9 @@ async fn answer(
     let (head, body) = request.into_parts();
     // All of it, so that no fault cuts the client short while it sends.
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    state.requests.lock().note(&head);
     let fault = if head.method == Method::PUT { state.fault() } else { None };
-    let delay = state.faults.lock().0.delay;
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
+    state.delay(&head.method).await;
     if fault == Some(Fault::Conflict) {
         return Ok(refusal(StatusCode::CONFLICT, "ConditionalRequestConflict"));
     }
@@ -176,9 +247,33 @@ fn refusal(status: StatusCode, code: &str) -> HttpResponse {
     response
 }
 
+impl Requests {
+    fn note(&mut self, head: &Parts) {
+        let path = head.uri.path();
+        let is_listing = path.trim_matches('/') == S3Server::BUCKET;
+        match head.method {
+            Method::PUT => self.puts.push(path.to_owned()),
+            Method::GET if !is_listing => self.gets += 1,
+            _ => {}
+        }
+    }
+}
+
 impl State {
+    /// Lets as much time pass as requests take now.
+    async fn delay(&self, method: &Method) {
+        let is_put = method == Method::PUT;
+        while is_put && self.faults.lock().0.hold_puts {
+            tokio::time::sleep(HELD_LOOK).await;
+        }
+        let faults = self.faults.lock().0;
+        let delay = if is_put { faults.delay.max(faults.put_delay) } else { faults.delay };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
     fn fault(&self) -> Option<Fault> {
-        *self.puts.lock() += 1;
         let (faults, random) = &mut *self.faults.lock();
         let drawn: f64 = random.random();
         let shares = [
@@ -205,8 +300,93 @@ impl Objects {
     }
 }
 
+impl Objects {
+    fn settings<T>(&self, bucket: &str, with: impl FnOnce(&mut BucketSettings) -> T) -> S3Result<T> {
+        let mut settings = self.0.settings.lock();
+        settings.get_mut(bucket).map(with).ok_or_else(|| s3_error!(NoSuchBucket))
+    }
+}
+
+/// The time, by the system's clock: what a store's clock is compared with.
+#[expect(clippy::disallowed_methods, reason = "another machine's clock is not the test's to set")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 #[async_trait]
 impl S3 for Objects {
+    async fn head_bucket(
+        &self,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.settings(&request.input.bucket, |_| S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn create_bucket(
+        &self,
+        request: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        self.0.settings.lock().entry(request.input.bucket).or_default();
+        Ok(S3Response::new(CreateBucketOutput::default()))
+    }
+
+    async fn get_public_access_block(
+        &self,
+        request: S3Request<GetPublicAccessBlockInput>,
+    ) -> S3Result<S3Response<GetPublicAccessBlockOutput>> {
+        let found = self.settings(&request.input.bucket, |settings| settings.public_access.clone())?;
+        let missing =
+            || s3s::S3Error::new(s3s::S3ErrorCode::Custom("NoSuchPublicAccessBlockConfiguration".into()));
+        let public_access_block_configuration = Some(found.ok_or_else(missing)?);
+        Ok(S3Response::new(GetPublicAccessBlockOutput { public_access_block_configuration }))
+    }
+
+    async fn put_public_access_block(
+        &self,
+        request: S3Request<PutPublicAccessBlockInput>,
+    ) -> S3Result<S3Response<PutPublicAccessBlockOutput>> {
+        let PutPublicAccessBlockInput { bucket, public_access_block_configuration, .. } = request.input;
+        self.settings(&bucket, |settings| settings.public_access = Some(public_access_block_configuration))?;
+        Ok(S3Response::new(PutPublicAccessBlockOutput::default()))
+    }
+
+    async fn get_bucket_encryption(
+        &self,
+        request: S3Request<GetBucketEncryptionInput>,
+    ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
+        let found = self.settings(&request.input.bucket, |settings| settings.encryption.clone())?;
+        let found = found.ok_or_else(|| s3_error!(ServerSideEncryptionConfigurationNotFoundError))?;
+        Ok(S3Response::new(GetBucketEncryptionOutput { server_side_encryption_configuration: Some(found) }))
+    }
+
+    async fn put_bucket_encryption(
+        &self,
+        request: S3Request<PutBucketEncryptionInput>,
+    ) -> S3Result<S3Response<PutBucketEncryptionOutput>> {
+        let PutBucketEncryptionInput { bucket, server_side_encryption_configuration, .. } = request.input;
+        self.settings(&bucket, |settings| settings.encryption = Some(server_side_encryption_configuration))?;
+        Ok(S3Response::new(PutBucketEncryptionOutput::default()))
+    }
+
+    async fn get_bucket_lifecycle_configuration(
+        &self,
+        request: S3Request<GetBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
+        let found = self.settings(&request.input.bucket, |settings| settings.lifecycle.clone())?;
+        let rules = Some(found.ok_or_else(|| s3_error!(NoSuchLifecycleConfiguration))?);
+        Ok(S3Response::new(GetBucketLifecycleConfigurationOutput { rules, ..Default::default() }))
+    }
+
+    async fn put_bucket_lifecycle_configuration(
+        &self,
+        request: S3Request<PutBucketLifecycleConfigurationInput>,
+    ) -> S3Result<S3Response<PutBucketLifecycleConfigurationOutput>> {
+        let PutBucketLifecycleConfigurationInput { bucket, lifecycle_configuration, .. } = request.input;
+        let rules = lifecycle_configuration.map(|all| all.rules);
+        self.settings(&bucket, |settings| settings.lifecycle = rules)?;
+        Ok(S3Response::new(PutBucketLifecycleConfigurationOutput::default()))
+    }
+
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let PutObjectInput { bucket, key, body, if_match, if_none_match, .. } = request.input;
         if bucket != S3Server::BUCKET {
@@ -233,15 +413,18 @@ impl S3 for Objects {
             _ => {}
         }
         bucket.tags += 1;
-        let stored = Stored { body, tag: bucket.tags };
+        let stored = Stored { body, tag: bucket.tags, modified: now() };
         let e_tag = Some(stored.e_tag());
         bucket.objects.insert(key, stored);
         Ok(S3Response::new(PutObjectOutput { e_tag, ..Default::default() }))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        let GetObjectInput { bucket, key, range, .. } = request.input;
+        let GetObjectInput { bucket, key, range, if_none_match, .. } = request.input;
         let stored = self.find(&bucket, &key)?;
+        if if_none_match.is_some_and(|known| known.as_etag() == Some(&stored.e_tag())) {
+            return Err(s3_error!(NotModified));
+        }
         let size = stored.body.len() as u64;
         let part = match range {
             Some(range) => range.check(size)?,
@@ -254,7 +437,7 @@ impl S3 for Objects {
             content_length: Some(body.len() as i64),
             content_range,
             e_tag: Some(stored.e_tag()),
-            last_modified: Some(SystemTime::UNIX_EPOCH.into()),
+            last_modified: Some(stored.modified.into()),
             body: Some(s3s::Body::from(body).into()),
             ..Default::default()
         }))
@@ -268,7 +451,7 @@ impl S3 for Objects {
         Ok(S3Response::new(HeadObjectOutput {
             content_length: Some(stored.body.len() as i64),
             e_tag: Some(stored.e_tag()),
-            last_modified: Some(SystemTime::UNIX_EPOCH.into()),
+            last_modified: Some(stored.modified.into()),
             ..Default::default()
         }))
     }
@@ -298,7 +481,7 @@ impl S3 for Objects {
                 key: Some(key.clone()),
                 size: Some(stored.body.len() as i64),
                 e_tag: Some(stored.e_tag()),
-                last_modified: Some(SystemTime::UNIX_EPOCH.into()),
+                last_modified: Some(stored.modified.into()),
                 ..Default::default()
             })
             .collect();

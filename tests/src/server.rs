@@ -55,10 +55,17 @@ impl Server {
 
     /// Starts a server with more environment variables, and waits until it is ready.
     pub async fn start_in_environment(options: Options, variables: &[(&str, &str)]) -> Self {
+        let mut server = Self::launch(options, variables, "127.0.0.1:0").await;
+        server.wait_ready().await;
+        server
+    }
+
+    /// Starts a server that listens there, and waits until it does, which may be before it is ready.
+    pub async fn launch(options: Options, variables: &[(&str, &str)], listen: &str) -> Self {
         let folder = TempDir::with_prefix("forebay-test-").expect("the temporary folder can be written");
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let variables: Vec<(String, String)> = variables.iter().map(owned).collect();
-        let mut child = spawn(folder.path(), "127.0.0.1:0", &options.args, &variables);
+        let mut child = spawn(folder.path(), listen, &options.args, &variables);
         let log = folder.path().join("log");
         let address = eventually("the server logs its address", || {
             let found = address_in(&log);
@@ -68,9 +75,7 @@ impl Server {
         })
         .await;
         let client = Client::new(&format!("http://{address}"));
-        let mut server = Self { child, client, address, args: options.args, variables, folder };
-        server.wait_ready().await;
-        server
+        Self { child, client, address, args: options.args, variables, folder }
     }
 
     /// The URL, without a slash at the end.
@@ -99,17 +104,52 @@ impl Server {
         in_time("the killed server ends", self.child.wait()).await.expect("a child can be waited for");
     }
 
+    /// Stops the process where it stands, until [`Server::thaw`]: the kernel still takes connections for it.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is not zero");
+        kill_process(pid, signal).expect("a child can be signalled");
+    }
+
     /// Asks the process to end, and waits for it.
     pub async fn terminate(&mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is not zero");
-        kill_process(pid, Signal::TERM).expect("a child can be signalled");
+        self.signal(Signal::TERM);
         in_time("the terminated server ends", self.child.wait()).await.expect("a child can be waited for")
     }
 
     /// Starts it again on the same port and folder once it has ended, and waits until it is ready.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
+        self.relaunch();
         self.wait_ready().await;
+    }
+
+    /// Starts it again on the same port and folder once it has ended.
+    pub fn relaunch(&mut self) {
+        self.child = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
+    }
+
+    /// Whether the process runs, be it frozen.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be looked at").is_none()
+    }
+
+    /// The name that it gave itself, once it has been ready.
+    pub fn node_id(&self) -> String {
+        let id = std::fs::read_to_string(self.data_dir().join("node")).expect("a node has a name");
+        id.trim().to_owned()
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        tail(&self.folder.path().join("log"))
     }
 
     /// Starts it again with one more argument of the command line.
@@ -131,7 +171,8 @@ impl Server {
         std::fs::remove_dir_all(self.data_dir()).expect("it is there");
     }
 
-    async fn wait_ready(&mut self) {
+    /// Waits until it is ready.
+    pub async fn wait_ready(&mut self) {
         let (client, log) = (self.client.clone(), self.folder.path().join("log"));
         let child = &mut self.child;
         eventually("the server is ready", || {
