@@ -179,7 +179,11 @@ pub const PROBE_MAX: Duration = Duration::from_millis(500);
 pub const PROBES_REFUSED: u32 = 2;
 /// Pause between them, drawn anew each time up to twice as long: a listener that restarts is back by then.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// How long the answer to a probe, and the mark of a node that is gone, count. A node that lives has registered anew.
+/// Answers to probes that a node keeps for each shard.
+pub const PROBE_ANSWERS_MAX: usize = 8;
+/// How long the answer that somebody does not lead, or none, counts as a reason to try: it may begin to lead.
+pub const PROBE_DENIAL_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long other answers, and the mark of a node that is gone, count. A node that lives has registered anew by then.
 pub const PROBE_AGE_MAX: Duration = LEASE_TTL;
 /// Longest wait, drawn at random, between the decision to lead and the attempt.
 pub const ACQUIRE_WAIT_MAX: Duration = Duration::from_millis(50);

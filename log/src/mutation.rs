@@ -83,12 +83,8 @@ pub enum Mutation {
     LeaseNotMadeAgain,
     /// Nobody asks the last known leader before it tries to lead.
     LeaderNotAsked,
-    /// Whoever thinks that nobody leads tries, not only the best.
-    EverybodyTries,
     /// A process that refuses connections is waited for like one that is silent.
     RefusalIgnored,
-    /// A leader that was superseded is not made to look at the store.
-    NeverInDoubt,
     /// A leader never gives its shard to a better one.
     NeverMoved,
 }

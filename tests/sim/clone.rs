@@ -13,11 +13,11 @@ use forebay_log::testing::bare::{Action, BareLeader, BareOptions, Reply};
 
 use crate::exclusive::{Sent, take_over};
 use crate::store::{Answer, Key, Op, RecordId, Store};
-use crate::world::timestamp;
+use crate::world::{SHARD, timestamp};
 
 /// Takes over, always with the same nonces, and takes an append.
 fn lead(store: &mut Store, record: RecordId) -> (BareLeader, Vec<Reply>) {
-    let leadership = take_over(store, 0, 7).expect("nobody else is there");
+    let leadership = take_over(store, SHARD, 0, 7).expect("nobody else is there");
     let options = BareOptions {
         exclusive: false,
         journal: None,

@@ -15,7 +15,7 @@ use forebay_log::format::manifest::Manifest;
 use forebay_log::journal::frame::{self, FILE_HEADER_LEN, Seal};
 use forebay_log::journal::{Frame, JournalError, JournalOptions, Replay, scan};
 use forebay_log::limits;
-use forebay_log::model::{Compression, Durability, Offset, Record, TimestampType, WalSeq};
+use forebay_log::model::{Compression, Durability, Offset, Record, ShardId, TimestampType, WalSeq};
 use forebay_log::shard::SharedJournal;
 use forebay_log::shard::append::{Append, BatchSource, Dedupe, NewBatch};
 use forebay_log::shard::taker::{Answer, Ask, Leadership, PutAnswer, Taker};
@@ -33,7 +33,7 @@ use crate::store::{self, Key, Op, RecordId, Run, Store, try_decode_runs};
 use crate::world::{CLUSTER, SHARD, partition, timestamp};
 
 /// The gap of the shard: small, so that objects wait for each other.
-const GAP: u64 = 2;
+pub(crate) const GAP: u64 = 2;
 
 /// What happened in the runs of this configuration.
 #[derive(Debug, Clone, Copy, Default)]
@@ -334,7 +334,7 @@ impl Exclusive {
         };
         let journal = SharedJournal::new(journal);
         let nonces = self.rng.next();
-        let leadership = take_over(&mut self.store, self.now, nonces)?;
+        let leadership = take_over(&mut self.store, SHARD, self.now, nonces)?;
         let options = BareOptions {
             exclusive: true,
             journal: Some(journal.clone()),
@@ -581,9 +581,14 @@ impl Exclusive {
 }
 
 /// Runs a taker against a store that answers at once.
-pub(crate) fn take_over(store: &mut Store, now: Micros, nonces: u64) -> Result<Leadership, Violation> {
+pub(crate) fn take_over(
+    store: &mut Store,
+    shard: ShardId,
+    now: Micros,
+    nonces: u64,
+) -> Result<Leadership, Violation> {
     let nonces = StdRng::seed_from_u64(nonces);
-    let (mut taker, mut ask) = Taker::new(CLUSTER, SHARD, timestamp(now), nonces);
+    let (mut taker, mut ask) = Taker::new(CLUSTER, shard, timestamp(now), nonces);
     loop {
         let answer = match ask {
             Ask::Lead(leadership) => return Ok(*leadership),

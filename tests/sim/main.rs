@@ -1,20 +1,23 @@
 //! The simulator of the shard log: the real state machines and codecs over a simulated store, disk, network and time.
 //!
-//! Two worlds, each played from one seed on one thread, without a clock:
+//! Three worlds, each played from one seed on one thread, without a clock:
 //! - `world`: several nodes, in half the seeds with journals on disks that fail, and clients, readers and compactors around
 //!   one shard on a shared store;
+//! - `cluster`: several nodes that share several shards and agree by leases, in a Redis that is wiped, gone or split;
 //! - `exclusive`: one process with a journal on a disk that fails, on a store of its own.
 //!
 //! `check` judges the first by the protocol's own definition of the valid log, after each change of the store. What is
 //! driven: `Taker`, `LeaderCore` (turns, pending frames, refusals, marks, leftovers, `Writer`), `Reader`, `Walk`,
-//! `ShardState`, the journal's writer and replay, the compactor's plan, copy and change, and all codecs. What is not: the
+//! `ShardState`, `Leases`, the journal's writer and replay, the compactor's plan, copy and change, and all codecs. What is not: the
 //! async drivers around them.
 //!
-//! `SIM_SEEDS` and `SIM_MINUTES` make runs longer; `SIM_SEED` plays one seed, with its trace if it fails.
+//! `SIM_SEEDS` and `SIM_MINUTES` make runs longer; `SIM_SEED` plays one seed; if it fails, the last `SIM_LINES` of
+//! its trace are shown.
 
 mod check;
 mod client;
 mod clone;
+mod cluster;
 mod compactor;
 mod config;
 mod disk;
@@ -33,12 +36,14 @@ use forebay_log::testing::mutation::{self, Mutation};
 use tokio::time::Instant;
 
 use crate::check::Violation;
+use crate::cluster::ClusterStats;
 use crate::exclusive::DiskStats;
 use crate::stats::{FAULTS, ROWS, Row, Stats};
 
 /// Seeds of one run where nothing else is asked for.
 const SHARD_SEEDS: u64 = 10_000;
 const DISK_SEEDS: u64 = 3_000;
+const CLUSTER_SEEDS: u64 = 500;
 const MINUTES: u64 = 3;
 /// With so many seeds everything rare must have happened.
 const SEEDS_FOR_ALL: u64 = 2_000;
@@ -56,6 +61,7 @@ const FOUND: [(&str, World, u64); 2] = [
 enum World {
     Shard,
     Exclusive,
+    Cluster,
 }
 
 /// How one seed ended.
@@ -64,22 +70,35 @@ struct Played {
     trace: Vec<String>,
     shard: Stats,
     disk: DiskStats,
+    cluster: ClusterStats,
 }
 
 impl World {
     fn play(self, seed: u64, traced: bool) -> Played {
+        let mut played = Played {
+            violation: None,
+            trace: Vec::new(),
+            shard: Stats::default(),
+            disk: DiskStats::default(),
+            cluster: ClusterStats::default(),
+        };
+        let result;
         match self {
             Self::Shard => {
                 let run = world::run(seed, traced);
-                let disk = DiskStats::default();
-                Played { violation: run.result.err(), trace: run.trace, shard: run.stats, disk }
+                (result, played.trace, played.shard) = (run.result, run.trace, run.stats);
             }
             Self::Exclusive => {
                 let run = exclusive::run(seed, traced);
-                let shard = Stats::default();
-                Played { violation: run.result.err(), trace: run.trace, shard, disk: run.stats }
+                (result, played.trace, played.disk) = (run.result, run.trace, run.stats);
+            }
+            Self::Cluster => {
+                let run = cluster::run(seed, traced);
+                (result, played.trace, played.cluster) = (run.result, run.trace, run.stats);
             }
         }
+        played.violation = result.err();
+        played
     }
 
     /// Plays a seed that must be clean; if it is not, says how to play it again and what happened.
@@ -87,8 +106,13 @@ impl World {
         let played = self.play(seed, false);
         if let Some(violation) = &played.violation {
             let trace = self.play(seed, true).trace;
-            let last = trace[trace.len().saturating_sub(TRACE_LINES)..].join("\n");
-            let test = if self == Self::Shard { "a_shard" } else { "a_journal" };
+            let lines = setting("SIM_LINES").unwrap_or(TRACE_LINES);
+            let last = trace[trace.len().saturating_sub(lines)..].join("\n");
+            let test = match self {
+                Self::Shard => "a_shard",
+                Self::Exclusive => "a_journal",
+                Self::Cluster => "a_cluster",
+            };
             let again = format!("SIM_SEED={seed} cargo test -p forebay-tests --test sim {test}");
             panic!("{last}\n\nseed {seed}: {}: {}\n{again}", violation.what, violation.detail);
         }
@@ -150,8 +174,19 @@ fn a_journal_keeps_its_promises_under_every_fault() {
 }
 
 #[test]
+fn a_cluster_settles_and_keeps_its_promises_whatever_becomes_of_redis() {
+    let mut total = ClusterStats::default();
+    let (played, took) = play_all(World::Cluster, CLUSTER_SEEDS, |played| total.add(played.cluster));
+    println!("{played} seeds in {took:.1?}");
+    for (what, count) in total.counts() {
+        println!("  {what}: {count}");
+        assert!(count > 0 || played < CLUSTER_SEEDS, "{what} never happened");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
-    for world in [World::Shard, World::Exclusive] {
+    for world in [World::Shard, World::Exclusive, World::Cluster] {
         for seed in 0..20 {
             let [first, second] = [(); 2].map(|()| world.play(seed, true).trace);
             assert!(first.len() > 20, "seed {seed} has a trace");
@@ -170,7 +205,7 @@ fn seeds_that_found_something_stay_clean() {
 }
 
 /// Each rule, where it is broken, and within how many seeds that is found.
-const BROKEN: [(&str, Mutation, World, u64); 36] = [
+const BROKEN: [(&str, Mutation, World, u64); 40] = [
     ("M1", Mutation::EpochsDeleted, World::Shard, 100),
     ("M1b", Mutation::OldEpochsDeleted, World::Shard, 100),
     ("M2", Mutation::NoFloorReadAfterEpoch, World::Shard, 2_000),
@@ -207,6 +242,10 @@ const BROKEN: [(&str, Mutation, World, u64); 36] = [
     ("local", Mutation::ConditionalLocal, World::Shard, 2_000),
     ("local", Mutation::ObjectAppendedAgain, World::Shard, 2_000),
     ("local", Mutation::LingeringUnsynced, World::Shard, 10_000),
+    ("lease", Mutation::LeaseNotMadeAgain, World::Cluster, 500),
+    ("lease", Mutation::LeaderNotAsked, World::Cluster, 50),
+    ("lease", Mutation::RefusalIgnored, World::Cluster, 50),
+    ("lease", Mutation::NeverMoved, World::Cluster, 50),
 ];
 
 #[test]

@@ -126,7 +126,7 @@ fn row_of(conflict: bool, found: bool, next: Option<&Action>) -> Option<Row> {
 }
 
 /// Returns the records of which a journal says that nothing is left to do for them.
-fn settled_in(files: &[(u64, Vec<u8>)]) -> BTreeSet<RecordId> {
+pub(crate) fn settled_in(files: &[(u64, Vec<u8>)]) -> BTreeSet<RecordId> {
     let seal = Seal::new(CLUSTER);
     let heads: Vec<_> = files.iter().map(|(_, bytes)| FileHeader::decode(bytes).ok()).collect();
     let mut records = Vec::new();

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rand::Rng as _;
 
-use super::shard::{Answer, Asked, Role, Shard};
+use super::shard::{Answer, Role, Shard};
 use super::{Action, Event, Leases, Probe, Standing};
 use crate::coordinator::{Lease, View};
-use crate::limits::{LEASE_TTL, MOVE_AGAIN_AFTER, PROBE_PAUSE, PROBES_REFUSED};
+use crate::limits::{LEASE_TTL, MOVE_AGAIN_AFTER, PROBE_PAUSE};
 use crate::model::{Incarnation, LeaderEpoch, ShardId};
 use crate::mutation::{self, Mutation};
 
@@ -23,7 +23,7 @@ impl Leases {
             Event::Ended { shard, superseded } => self.ended(shard, superseded, now, actions),
             Event::HandedOver { shard } => self.handed_over(shard),
             Event::Kept { shard } => self.kept(shard, now),
-            Event::Lead { shard } => self.lead(shard, actions),
+            Event::Lead { shard } => self.lead(shard, now, actions),
             Event::FollowBroken { shard } => self.follow_broken(shard, now, actions),
             Event::LeaderChanged { .. } => self.beats.soon(now),
             Event::NeverLed { shard } => self.never_led(shard),
@@ -58,14 +58,14 @@ impl Leases {
         } else {
             self.shards.iter_mut().for_each(Shard::lose_sight);
         }
+        let me = self.me.incarnation;
         for (at, shard) in self.shards.iter_mut().enumerate() {
             let id = super::shard_id(at);
             let lease = view.leases.get(&id);
-            shard.see(lease, before.leases.get(&id), now);
+            shard.see(lease, before.leases.get(&id), me, now);
             if let (Role::Leading { epoch }, Some(lease)) = (&shard.role, lease)
                 && lease.epoch > *epoch
-                && lease.incarnation != self.me.incarnation
-                && !mutation::is(Mutation::NeverInDoubt)
+                && lease.incarnation != me
             {
                 actions.push(Action::Doubt { shard: id });
             }
@@ -88,10 +88,11 @@ impl Leases {
 
     fn probed(&mut self, shard: ShardId, whom: Incarnation, probe: Probe, now: Duration) {
         let pause = PROBE_PAUSE + self.draw(PROBE_PAUSE);
+        let me = self.me.incarnation;
         let Some(state) = self.shards.get_mut(usize::from(shard.get())) else { return };
-        let is_awaited = |asked: &&mut Asked| asked.whom.incarnation == whom && asked.answer.is_none();
-        let Some(asked) = state.asked.as_mut().filter(is_awaited) else { return };
-        asked.at = now;
+        if state.asked.as_ref().is_none_or(|asked| asked.whom.incarnation != whom) {
+            return;
+        }
         match probe {
             Probe::Answered(standing) => {
                 let (answer, known) = match standing {
@@ -102,23 +103,19 @@ impl Leases {
                     }
                     Standing::Neither(known) => (Answer::No, known),
                 };
-                asked.answer = Some(answer);
+                state.answered(answer, now);
                 if let Some(known) = known {
-                    state.learn(&known);
+                    state.learn(&known, me);
                 }
             }
-            Probe::Refused if mutation::is(Mutation::RefusalIgnored) => asked.answer = Some(Answer::Silent),
-            Probe::Silent => asked.answer = Some(Answer::Silent),
-            Probe::Refused => {
-                asked.refused += 1;
-                if asked.refused < PROBES_REFUSED {
-                    asked.again_at = Some(now + pause);
-                } else {
-                    asked.answer = Some(Answer::No);
+            Probe::Refused if !mutation::is(Mutation::RefusalIgnored) => {
+                if state.refused(pause, now) {
+                    state.answered(Answer::No, now);
                     self.gone.insert(whom, now);
                     self.place(now);
                 }
             }
+            Probe::Refused | Probe::Silent => state.answered(Answer::Silent, now),
         }
     }
 
@@ -146,19 +143,26 @@ impl Leases {
     }
 
     fn ended(&mut self, shard: ShardId, superseded: bool, now: Duration, actions: &mut Vec<Action>) {
+        let may_lead = self.me.ready && !self.me.draining;
         let Some(state) = self.in_role(shard, |role| *role != Role::Idle) else { return };
         state.end(superseded, now);
+        if std::mem::take(&mut state.invited) && may_lead {
+            state.role = Role::TakingOver;
+            actions.push(Action::TakeOver { shard });
+            return;
+        }
         actions.push(Action::Release { shard });
         self.back_off(shard, now);
     }
 
     fn handed_over(&mut self, shard: ShardId) {
+        let me = self.me.incarnation;
         let Some(state) = self.in_role(shard, |role| matches!(role, Role::HandingOver { .. })) else {
             return;
         };
         let role = std::mem::take(&mut state.role);
         if let Role::HandingOver { to: Some(to), .. } = role {
-            state.learn(&to.lease(LeaderEpoch::ZERO));
+            state.learn(&to.lease(LeaderEpoch::ZERO), me);
         }
     }
 
@@ -172,14 +176,24 @@ impl Leases {
         }
     }
 
-    fn lead(&mut self, shard: ShardId, actions: &mut Vec<Action>) {
+    fn lead(&mut self, shard: ShardId, now: Duration, actions: &mut Vec<Action>) {
         if self.me.draining || !self.me.ready {
             return;
         }
-        let Some(state) = self.in_role(shard, |role| *role == Role::Idle) else { return };
-        state.role = Role::TakingOver;
-        state.try_at = None;
-        actions.push(Action::TakeOver { shard });
+        let Some(state) = self.shards.get_mut(usize::from(shard.get())) else { return };
+        match state.role {
+            Role::Idle => {
+                state.role = Role::TakingOver;
+                state.try_at = None;
+                actions.push(Action::TakeOver { shard });
+            }
+            // Somebody led in between, and this node does not know it. (Else the message is late.)
+            Role::Leading { .. } if state.has_led_for(now) >= LEASE_TTL => {
+                state.invited = true;
+                actions.push(Action::Doubt { shard });
+            }
+            _ => {}
+        }
     }
 
     /// Asks the leader whether it is there: if its process is gone, it need not be waited for until its lease expires.
@@ -191,8 +205,7 @@ impl Leases {
         // A lease of a leader that has been superseded does not count.
         let whom = known.filter(|known| known.leads()).or(held).or(known).cloned();
         let Some(whom) = whom.filter(|whom| !self.gone.contains_key(&whom.incarnation)) else { return };
-        let under_way = state.asked_lately(&whom, now).is_some_and(|asked| asked.answer.is_none());
-        if state.role == Role::Idle && !under_way {
+        if state.role == Role::Idle && !state.is_asking(Some(&whom), now) {
             state.ask(whom.clone(), now);
             actions.push(Action::Probe { shard, whom });
         }

@@ -276,7 +276,7 @@ impl Leases {
     /// Takes note of what another node says about a shard's leader.
     pub fn hint(&mut self, shard: ShardId, lease: &Lease) {
         if let Some(state) = self.shards.get_mut(usize::from(shard.get())) {
-            state.learn(lease);
+            state.learn(lease, self.me.incarnation);
         }
     }
 

@@ -1,10 +1,14 @@
 //! What a node knows of one shard, and what it does about it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Action;
 use crate::coordinator::{Lease, NodeInfo};
-use crate::limits::{LEAD_BACKOFF_MAX, LEAD_BACKOFF_MIN, LEASE_ABSENT_MIN, PROBE_AGE_MAX};
+use crate::limits::{
+    LEAD_BACKOFF_MAX, LEAD_BACKOFF_MIN, LEASE_ABSENT_MIN, PROBE_AGE_MAX, PROBE_ANSWERS_MAX,
+    PROBE_DENIAL_AGE_MAX, PROBES_REFUSED,
+};
 use crate::model::{Incarnation, LeaderEpoch, ShardId};
 
 /// What the node does with the shard.
@@ -23,15 +27,22 @@ pub(super) enum Role {
     HandingOver { epoch: LeaderEpoch, to: Option<Box<NodeInfo>> },
 }
 
-/// A question to a node whether it leads the shard.
+/// A question to a node whether it leads the shard, under way.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) whom: Lease,
-    pub(super) at: Duration,
-    pub(super) refused: u32,
+    at: Duration,
+    refused: u32,
     /// When to ask again after a refusal.
     pub(super) again_at: Option<Duration>,
-    pub(super) answer: Option<Answer>,
+}
+
+/// What a node answered.
+#[derive(Debug)]
+struct Answered {
+    whom: Lease,
+    answer: Answer,
+    at: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +75,14 @@ pub(super) struct Shard {
     pub(super) never_led: bool,
     absent: Option<Absent>,
     pub(super) asked: Option<Asked>,
+    /// The newest answers, one for each leadership that was asked about: two that send us to each other are asked once.
+    answers: VecDeque<Answered>,
     /// When an attempt to lead begins that has been decided on.
     pub(super) try_at: Option<Duration>,
     /// When the leadership began.
     began_at: Duration,
+    /// Whether one that leads was given the shard by a successor of its own: it has been superseded.
+    pub(super) invited: bool,
     /// Attempts that failed, or did not last.
     failures: u32,
     /// Before this no attempt to lead is made.
@@ -79,8 +94,12 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Notes who leads or takes over, unless something newer is known.
-    pub(super) fn learn(&mut self, lease: &Lease) {
+    /// Notes who else leads or takes over, unless something newer is known. What `me` does the node knows best: whoever
+    /// names it is late.
+    pub(super) fn learn(&mut self, lease: &Lease, me: Incarnation) {
+        if lease.incarnation == me {
+            return;
+        }
         let takes_over =
             !lease.leads() && self.known.as_ref().is_none_or(|known| known.incarnation != lease.incarnation);
         if takes_over || (lease.leads() && lease.epoch >= self.seen) {
@@ -96,20 +115,26 @@ impl Shard {
     }
 
     /// Takes note of the lease in a view, and of the one in the view before if nothing was missed in between.
-    pub(super) fn see(&mut self, lease: Option<&Lease>, before: Option<&Lease>, now: Duration) {
+    pub(super) fn see(
+        &mut self,
+        lease: Option<&Lease>,
+        before: Option<&Lease>,
+        me: Incarnation,
+        now: Duration,
+    ) {
         if let Some(lease) = lease {
-            self.learn(lease);
+            self.learn(lease, me);
             if before != Some(lease) {
                 // What its holder said before it took this lease is of no use any more.
-                self.asked.take_if(|asked| asked.answer.is_some());
+                self.answers.retain(|answered| answered.whom.incarnation != lease.incarnation);
             }
         }
         if lease.is_some_and(|lease| self.counts(lease)) {
             self.absent = None;
         } else if self.absent.is_none() {
             self.absent = Some(Absent { since: now, vanished: before.is_some() });
-            // Silence counts from now on: before, the way there may have been cut.
-            self.asked.take_if(|asked| asked.answer == Some(Answer::Silent));
+            // Answers count from now on: before, the way there may have been cut, or one was about to lead.
+            self.answers.clear();
         }
     }
 
@@ -127,21 +152,42 @@ impl Shard {
         })
     }
 
-    /// Returns what the holder of a lease answered lately.
+    /// Returns what the holder of a lease answered lately about just this leadership.
     pub(super) fn answer_of(&self, whom: &Lease, now: Duration) -> Option<Answer> {
-        self.asked_lately(whom, now).and_then(|asked| asked.answer)
+        let about = self.answers.iter().find(|answered| answered.whom == *whom)?;
+        let counts = if about.answer == Answer::Yes { PROBE_AGE_MAX } else { PROBE_DENIAL_AGE_MAX };
+        (now.saturating_sub(about.at) < counts).then_some(about.answer)
     }
 
-    /// Returns the question to the holder of a lease that was put lately. One about another leadership of the same
-    /// process is another question.
-    pub(super) fn asked_lately(&self, whom: &Lease, now: Duration) -> Option<&Asked> {
-        let is_recent = |asked: &&Asked| now.saturating_sub(asked.at) < PROBE_AGE_MAX;
-        self.asked.as_ref().filter(|asked| asked.whom == *whom).filter(is_recent)
+    /// Tells whether a question is under way; with `whom`, to that one.
+    pub(super) fn is_asking(&self, whom: Option<&Lease>, now: Duration) -> bool {
+        self.asked.as_ref().is_some_and(|asked| {
+            whom.is_none_or(|whom| *whom == asked.whom) && now.saturating_sub(asked.at) < PROBE_AGE_MAX
+        })
     }
 
     /// Notes that a node is asked.
     pub(super) fn ask(&mut self, whom: Lease, now: Duration) {
-        self.asked = Some(Asked { whom, at: now, refused: 0, again_at: None, answer: None });
+        self.asked = Some(Asked { whom, at: now, refused: 0, again_at: None });
+    }
+
+    /// Takes the answer of the one that was asked.
+    pub(super) fn answered(&mut self, answer: Answer, now: Duration) {
+        let Some(Asked { whom, .. }) = self.asked.take() else { return };
+        self.answers.retain(|answered| answered.whom != whom);
+        if self.answers.len() >= PROBE_ANSWERS_MAX {
+            self.answers.pop_front();
+        }
+        self.answers.push_back(Answered { whom, answer, at: now });
+    }
+
+    /// Notes that the one that was asked refused the connection. Returns whether it has done so often enough;
+    /// otherwise it is asked again after a pause.
+    pub(super) fn refused(&mut self, pause: Duration, now: Duration) -> bool {
+        let Some(asked) = &mut self.asked else { return false };
+        asked.refused += 1;
+        (asked.at, asked.again_at) = (now, Some(now + pause));
+        asked.refused >= PROBES_REFUSED
     }
 
     /// Notes which other node would lead better, if any.
@@ -165,6 +211,13 @@ impl Shard {
         self.known = Some(me.lease(epoch));
         self.never_led = false;
         self.asked = None;
+        self.answers.clear();
+        self.invited = false;
+    }
+
+    /// Returns for how long the node has led.
+    pub(super) fn has_led_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.began_at)
     }
 
     /// Begins to give the shard away, if the node leads it.
@@ -178,7 +231,7 @@ impl Shard {
     pub(super) fn end(&mut self, superseded: bool, now: Duration) {
         let role = std::mem::take(&mut self.role);
         let (Role::Leading { epoch } | Role::HandingOver { epoch, .. }) = role else { return };
-        if now.saturating_sub(self.began_at) >= LEAD_BACKOFF_MAX {
+        if self.has_led_for(now) >= LEAD_BACKOFF_MAX {
             self.failures = 0;
         }
         if superseded {

@@ -551,3 +551,48 @@ fn an_older_leader_is_never_believed_again() {
     world.leases.hint(S, &taker);
     assert_eq!(world.leases.leader_of(S), Some(taker));
 }
+
+#[test]
+fn a_late_view_does_not_bring_back_what_was_given_away() {
+    let order = ranking();
+    let mut world = World::new(order[1], &[order[0]]);
+    world.lead(S, 5);
+    world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
+    world.tell(Event::HandedOver { shard: S });
+    // The view was asked for before; then Redis is wiped, and the successor is not back yet.
+    world.beat();
+    world.held.clear();
+    world.nodes.clear();
+    let actions = world.pass(LEASE_TTL + BEAT_INTERVAL);
+    assert_eq!((acquires(&actions), probes(&actions)), (None, vec![order[0]]));
+}
+
+#[test]
+fn two_that_send_to_each_other_are_asked_once() {
+    let order = ranking();
+    let mut world = World::new(order[0], &order[1..3]);
+    let (one, two) = (node(order[1]).lease(epoch(4)), node(order[2]).lease(LeaderEpoch::ZERO));
+    world.held.insert(S, one.clone());
+    world.beat();
+    assert_eq!(probes(&world.tell(Event::FollowBroken { shard: S })), [order[1]]);
+    world.held.clear();
+    world.beat();
+    let mut actions = world.answer(order[1], Probe::Answered(Standing::Neither(Some(two))));
+    assert_eq!(probes(&actions), [order[2]]);
+    actions = world.answer(order[2], Probe::Answered(Standing::Neither(Some(one))));
+    actions.extend(world.pass(ACQUIRE_WAIT_MAX));
+    assert_eq!((probes(&actions), acquires(&actions).is_some()), (Vec::new(), true));
+}
+
+#[test]
+fn a_leader_that_is_given_its_own_shard_was_superseded_and_leads_anew() {
+    let order = ranking();
+    let mut world = World::new(order[0], &[order[1]]);
+    world.lead(S, 5);
+    assert_eq!(world.tell(Event::Lead { shard: S }), [], "the message is late");
+    world.pass(LEASE_TTL);
+    assert_eq!(world.tell(Event::Lead { shard: S }), [Action::Doubt { shard: S }]);
+    assert_eq!(world.tell(Event::Ended { shard: S, superseded: true }), [Action::TakeOver { shard: S }]);
+    world.tell(Event::Began { shard: S, epoch: epoch(7) });
+    assert!(world.tell(Event::Ended { shard: S, superseded: true }).contains(&Action::Release { shard: S }));
+}

@@ -77,9 +77,7 @@ impl Leases {
     /// Decides about a shard that this node does nothing with.
     fn consider(&mut self, at: usize, now: Duration, actions: &mut Vec<Action>) {
         let id = shard_id(at);
-        let may_lead = self.me.ready && !self.me.draining;
-        let everybody = mutation::is(Mutation::EverybodyTries) && may_lead;
-        let is_best = self.best[at] == Some(self.me.incarnation) || everybody;
+        let is_best = self.best[at] == Some(self.me.incarnation);
         if !is_best || !self.is_sighted(now) {
             self.shards[at].try_at = None;
             // It may have come with an answer that was lost.
@@ -190,11 +188,12 @@ impl Leases {
     }
 }
 
-/// Asks, unless that was done lately: then its answer is waited for, or was that it leads.
+/// Asks, unless an answer is awaited, or has come lately: then it was that it leads.
 fn ask_once(shard: &Shard, whom: &Lease, now: Duration) -> Step {
-    match shard.asked_lately(whom, now) {
-        Some(_) => Step::Wait,
-        None => Step::Ask(whom.clone()),
+    if shard.is_asking(None, now) || shard.answer_of(whom, now).is_some() {
+        Step::Wait
+    } else {
+        Step::Ask(whom.clone())
     }
 }
 

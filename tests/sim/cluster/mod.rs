@@ -1,0 +1,622 @@
+//! Several nodes that share several shards and agree by leases: the real lease machine over a simulated Redis, with the
+//! real leaders and takers over simulated stores, and one journal per node for all that it leads.
+//!
+//! Three acts. In the first nodes crash, stop in order, stand still and lose sight of each other, while Redis is wiped,
+//! rolled back, gone, or two. In the second nothing fails any more: within a bounded time each shard has exactly one
+//! leader, the best. In the third Redis is wiped, and nobody moves; then a leader is killed, and is replaced long before
+//! its lease would expire. Safety is judged as in the other world, for each shard.
+
+mod client;
+mod node;
+mod redis;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_log::coordinator::lease;
+use forebay_log::coordinator::{Lease, NodeInfo};
+use forebay_log::model::ShardId;
+use forebay_log::shard::taker::PutAnswer;
+
+use self::client::{Client, Request};
+use self::node::Node;
+use self::redis::{Call, Redis};
+use crate::check::{Check, Judge, violation};
+use crate::config::{MILLI, Micros, SECOND};
+use crate::exclusive::GAP;
+use crate::rng::Rng;
+use crate::store::{Changed, Key, Op, Store};
+
+/// How long the cluster may take to settle once nothing fails any more.
+const SETTLES_WITHIN: Micros = 120 * SECOND;
+/// How long it may be without a leader after a process was killed: less than a lease lives.
+const REPLACED_WITHIN: Micros = 2 * SECOND;
+/// How long nobody may move after Redis was wiped.
+const STAYS_FOR: Micros = 30 * SECOND;
+
+/// A cluster is settled when it is so at so many looks, a second apart: each node has beaten and seen it meanwhile.
+const LOOKS: u32 = 4;
+/// So much does not happen in one instant, unless two set each other off for ever.
+const AT_ONCE_MAX: u64 = 10_000;
+
+/// What happened in the runs of this world.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ClusterStats {
+    pub(crate) steps: u64,
+    pub(crate) acked: u64,
+    pub(crate) leaderships: u64,
+    /// Leaderships that were handed over.
+    pub(crate) moves: u64,
+    pub(crate) with_leftovers: u64,
+    /// Requests that another node than the client's passed on.
+    pub(crate) forwarded: u64,
+    pub(crate) crashes: u64,
+    pub(crate) drains: u64,
+    pub(crate) stalls: u64,
+    pub(crate) wipes: u64,
+    pub(crate) splits: u64,
+    pub(crate) rollbacks: u64,
+    pub(crate) outages: u64,
+    pub(crate) doubts: u64,
+}
+
+impl ClusterStats {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
+        [
+            ("steps", &mut self.steps),
+            ("acknowledged appends", &mut self.acked),
+            ("leaderships", &mut self.leaderships),
+            ("moves", &mut self.moves),
+            ("leaderships with leftovers", &mut self.with_leftovers),
+            ("forwarded requests", &mut self.forwarded),
+            ("crashes", &mut self.crashes),
+            ("drains", &mut self.drains),
+            ("stalls", &mut self.stalls),
+            ("wipes", &mut self.wipes),
+            ("splits", &mut self.splits),
+            ("rollbacks", &mut self.rollbacks),
+            ("outages", &mut self.outages),
+            ("doubts", &mut self.doubts),
+        ]
+    }
+
+    pub(crate) fn add(&mut self, mut other: Self) {
+        for ((_, sum), (_, more)) in self.fields().into_iter().zip(other.fields()) {
+            *sum += *more;
+        }
+    }
+
+    /// Returns all counts by name.
+    pub(crate) fn counts(mut self) -> Vec<(&'static str, u64)> {
+        self.fields().into_iter().map(|(name, count)| (name, *count)).collect()
+    }
+}
+
+/// One leadership: what comes for an earlier one is void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Led {
+    node: usize,
+    life: u64,
+    shard: usize,
+    epoch: u32,
+}
+
+/// What a leader reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Read {
+    Back,
+    Floor,
+    Proof,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A node's lease machine wants to be woken.
+    Wake {
+        node: usize,
+        life: u64,
+    },
+    /// Something becomes known to it.
+    Told {
+        node: usize,
+        life: u64,
+        event: lease::Event,
+    },
+    /// A call reaches Redis.
+    Call {
+        node: usize,
+        life: u64,
+        call: Call,
+    },
+    /// A probe reaches whoever has the address.
+    Probe {
+        node: usize,
+        life: u64,
+        shard: ShardId,
+        whom: Lease,
+    },
+    /// A taker reaches the store.
+    TakeOver {
+        node: usize,
+        life: u64,
+        shard: usize,
+    },
+    /// A leader that is to give its shard away has asked the successor.
+    HandOver {
+        node: usize,
+        life: u64,
+        shard: usize,
+        to: Option<NodeInfo>,
+    },
+    /// A predecessor tells the successor to lead.
+    Lead {
+        node: usize,
+        life: u64,
+        shard: usize,
+    },
+    /// A leader looks whether it still leads.
+    Doubt {
+        led: Led,
+    },
+    /// A PUT reaches the store.
+    Put {
+        led: Led,
+        seq: u64,
+        bytes: Bytes,
+        answered: bool,
+    },
+    PutAnswered {
+        led: Led,
+        seq: u64,
+        answer: PutAnswer,
+    },
+    Read {
+        led: Led,
+        seq: u64,
+        what: Read,
+    },
+    Flush {
+        led: Led,
+    },
+    Journal {
+        node: usize,
+        life: u64,
+    },
+    /// A leader gets what it reads back from the journal.
+    Load {
+        led: Led,
+    },
+    /// A node looks whether the leaders it follows are there.
+    Follow {
+        node: usize,
+        life: u64,
+    },
+    Start {
+        node: usize,
+    },
+    /// A request reaches a node, from a client or from another node.
+    Request {
+        node: usize,
+        request: Request,
+        hops: u32,
+    },
+    /// A client acts.
+    Client {
+        client: usize,
+    },
+    /// A client hears of an attempt, or gives up waiting.
+    Result {
+        client: usize,
+        attempt: u64,
+        result: Option<bool>,
+    },
+    /// Something fails.
+    Fault,
+}
+
+impl Event {
+    /// Returns the node whose process must run for this to happen.
+    fn at_node(&self) -> Option<usize> {
+        match self {
+            Self::Wake { node, .. }
+            | Self::Told { node, .. }
+            | Self::HandOver { node, .. }
+            | Self::Lead { node, .. }
+            | Self::Journal { node, .. }
+            | Self::Follow { node, .. }
+            | Self::Request { node, .. }
+            | Self::TakeOver { node, .. } => Some(*node),
+            Self::PutAnswered { led, .. }
+            | Self::Read { led, .. }
+            | Self::Flush { led }
+            | Self::Load { led }
+            | Self::Doubt { led } => Some(led.node),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    event: Event,
+    at: Micros,
+    tie: u64,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.tie) == (other.at, other.tie)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.tie).cmp(&(other.at, other.tie))
+    }
+}
+
+/// One shard's log, and what is known to be true of it.
+#[derive(Debug)]
+pub(crate) struct ShardLog {
+    pub(crate) store: Store,
+    pub(crate) judge: Judge,
+    /// The newest epoch that anybody began to lead.
+    pub(crate) epoch: u32,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    rng: Rng,
+    now: Micros,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    tie: u64,
+    /// Events without time between them.
+    at_once: u64,
+    records: u64,
+    shards: Vec<ShardLog>,
+    redis: [Redis; 2],
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    /// Two nodes that do not reach each other.
+    cut: Option<(usize, usize)>,
+    /// Nothing fails any more.
+    calm: bool,
+    /// Share of what goes wrong with single calls.
+    lossy: f64,
+    local: f64,
+    /// Once nothing fails nobody appends to the first shard: no PUT tells a leader that it was superseded.
+    idle: bool,
+    stats: ClusterStats,
+    trace: Option<Vec<String>>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct ClusterRun {
+    pub(crate) stats: ClusterStats,
+    pub(crate) result: Check,
+    pub(crate) trace: Vec<String>,
+}
+
+/// Plays one seed.
+pub(crate) fn run(seed: u64, traced: bool) -> ClusterRun {
+    let mut rng = Rng::new(seed ^ 0xc105);
+    let shards = rng.between(2, 4) as usize;
+    let log = || ShardLog { store: Store::default(), judge: Judge::new(GAP), epoch: 0 };
+    let nodes = rng.between(2, 4) as usize;
+    let mut cluster = Cluster {
+        now: 0,
+        queue: BinaryHeap::new(),
+        tie: 0,
+        at_once: 0,
+        records: 0,
+        shards: (0..shards).map(|_| log()).collect(),
+        redis: Default::default(),
+        nodes: (0..nodes).map(|number| Node::new(number, &mut rng)).collect(),
+        clients: (0..rng.between(1, 3)).map(|_| Client::default()).collect(),
+        cut: None,
+        calm: false,
+        lossy: [0.0, 0.01, 0.05][rng.index(3)],
+        local: [0.0, 0.3, 0.8][rng.index(3)],
+        idle: rng.chance(0.5),
+        stats: ClusterStats::default(),
+        trace: traced.then(Vec::new),
+        rng,
+    };
+    let result = cluster.play();
+    ClusterRun { stats: cluster.stats, result, trace: cluster.trace.unwrap_or_default() }
+}
+
+impl Cluster {
+    fn play(&mut self) -> Check {
+        for node in 0..self.nodes.len() {
+            let after = if node == 0 { 0 } else { self.rng.below(20 * SECOND) };
+            self.after(after, Event::Start { node });
+        }
+        for client in 0..self.clients.len() {
+            self.after(SECOND, Event::Client { client });
+        }
+        self.after(5 * SECOND, Event::Fault);
+        let act = self.rng.log_between(20 * SECOND, 180 * SECOND);
+        self.play_for(act)?;
+        self.mend();
+        self.settle()?;
+        self.wiped()?;
+        self.replaced()?;
+        self.settle()?;
+        for log in &self.shards {
+            if let Some(record) = log.judge.missing_local() {
+                return violation("I1", format!("{record} was acknowledged at local and is lost"));
+            }
+            log.judge.all_acked_are_there(&log.store)?;
+        }
+        Ok(())
+    }
+
+    fn play_for(&mut self, time: Micros) -> Check {
+        let until = self.now + time;
+        while self.queue.peek().is_some_and(|Reverse(next)| next.at <= until) {
+            self.step()?;
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    /// From now on nothing fails.
+    fn mend(&mut self) {
+        self.note(|_| "nothing fails from now on".into());
+        (self.calm, self.lossy, self.cut) = (true, 0.0, None);
+        self.local = self.local.min(0.3);
+        self.redis.iter_mut().for_each(|redis| redis.gone_until = 0);
+        for node in 0..self.nodes.len() {
+            self.nodes[node].redis = 0;
+            self.goes_on(node);
+            if self.nodes[node].is_down() {
+                self.after(MILLI, Event::Start { node });
+            }
+        }
+    }
+
+    /// Lets a node that stands still go on at once.
+    fn goes_on(&mut self, node: usize) {
+        let until = std::mem::take(&mut self.nodes[node].stalled_until);
+        let waits = |next: &Scheduled| next.at == until && next.event.at_node() == Some(node);
+        let queue = std::mem::take(&mut self.queue).into_iter();
+        let now = self.now;
+        let moved = queue.map(|Reverse(next)| {
+            let at = if waits(&next) { now } else { next.at };
+            Reverse(Scheduled { at, ..next })
+        });
+        self.queue = moved.collect();
+    }
+
+    /// Waits until each shard has one leader, the best, which acknowledges, and nothing acknowledged is missing.
+    fn settle(&mut self) -> Check {
+        let deadline = self.now + SETTLES_WITHIN;
+        let acked: Vec<usize> = self.shards.iter().map(|log| log.judge.acked_since(0)).collect();
+        let mut settled = 0;
+        while settled < LOOKS {
+            self.play_for(SECOND)?;
+            let why = (0..self.shards.len()).find_map(|shard| self.unsettled(shard, acked[shard]));
+            settled = if why.is_none() { settled + 1 } else { 0 };
+            if let Some(why) = why.filter(|_| self.now > deadline) {
+                return violation("liveness", why);
+            }
+        }
+        Ok(())
+    }
+
+    fn unsettled(&self, shard: usize, acked: usize) -> Option<String> {
+        let leaders: Vec<usize> =
+            (0..self.nodes.len()).filter(|node| self.nodes[*node].leads(shard)).collect();
+        let [leader] = leaders[..] else { return Some(format!("shard {shard} is led by {leaders:?}")) };
+        let log = &self.shards[shard];
+        // Without appends it cannot know that a later leader was there, and is gone: its next PUT will tell it.
+        let is_idle = self.idle && shard == 0;
+        if !is_idle && self.nodes[leader].epoch_of(shard) != Some(log.epoch) {
+            return Some(format!("{leader} leads shard {shard} in an old epoch"));
+        }
+        let best = self.best(shard);
+        if best != Some(leader) {
+            return Some(format!("{leader} leads shard {shard} and {best:?} should"));
+        }
+        if self.nodes.iter().any(Node::is_leaving) {
+            return Some("a node is about to leave".into());
+        }
+        // A node that owes something to a shard is its best leader until it has paid.
+        if self.nodes.iter().any(Node::owes) {
+            return Some("a node owes a shard what it acknowledged".into());
+        }
+        if !is_idle && log.judge.acked_since(0) <= acked {
+            return Some(format!("nothing is acknowledged in shard {shard}"));
+        }
+        log.judge.missing_local().map(|record| format!("{record} in shard {shard} is not stored yet"))
+    }
+
+    /// Redis forgets everything: no leadership ends by that.
+    fn wiped(&mut self) -> Check {
+        let before: Vec<u32> = self.shards.iter().map(|log| log.epoch).collect();
+        self.note(|_| "Redis is wiped".into());
+        self.redis[0].wipe();
+        self.play_for(STAYS_FOR)?;
+        let after: Vec<u32> = self.shards.iter().map(|log| log.epoch).collect();
+        if before != after {
+            return violation(
+                "stays",
+                format!("a wiped Redis moved leaders: {before:?} before, {after:?} after"),
+            );
+        }
+        Ok(())
+    }
+
+    /// A leader is killed: another takes its place at once.
+    fn replaced(&mut self) -> Check {
+        let Some(killed) = (0..self.nodes.len()).find(|node| self.nodes[*node].leads(0)) else {
+            return violation("liveness", "shard 0 has no leader");
+        };
+        self.crash(killed);
+        self.play_for(REPLACED_WITHIN)?;
+        for shard in 0..self.shards.len() {
+            if !self.nodes.iter().any(|node| node.leads(shard)) {
+                return violation("liveness", format!("nobody has taken shard {shard} over from {killed}"));
+            }
+        }
+        if self.nodes[killed].is_down() {
+            self.after(MILLI, Event::Start { node: killed });
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Check {
+        let Some(Reverse(Scheduled { event, at, .. })) = self.queue.pop() else { return Ok(()) };
+        self.at_once = if at > self.now { 0 } else { self.at_once + 1 };
+        self.now = self.now.max(at);
+        if self.at_once > AT_ONCE_MAX {
+            return violation("liveness", format!("time stands still: {event:?}"));
+        }
+        if let Some(node) = event.at_node()
+            && self.nodes[node].stalled_until > self.now
+        {
+            self.schedule(self.nodes[node].stalled_until, event);
+            return Ok(());
+        }
+        self.stats.steps += 1;
+        match event {
+            Event::Fault => self.fault(),
+            Event::Start { node } => self.start(node),
+            Event::Request { node, request, hops } => self.request(node, request, hops),
+            Event::Client { client } => {
+                self.client_acts(client);
+                Ok(())
+            }
+            Event::Result { client, attempt, result } => {
+                self.client_hears(client, attempt, result);
+                Ok(())
+            }
+            Event::Put { led, seq, bytes, answered } => self.put_lands(led, seq, bytes, answered),
+            Event::Call { node, life, call } => {
+                self.call_lands(node, life, &call);
+                Ok(())
+            }
+            Event::Probe { node, life, shard, whom } => {
+                self.probe_lands(node, life, shard, whom);
+                Ok(())
+            }
+            event => self.node_event(event),
+        }
+    }
+
+    fn put_lands(&mut self, led: Led, seq: u64, bytes: Bytes, answered: bool) -> Check {
+        let log = &mut self.shards[led.shard];
+        let (answer, changed) = log.store.apply(&Op::Create(Key::Wal(seq), bytes));
+        log.judge.now = self.now;
+        log.judge.changed(&log.store, changed)?;
+        let answer = match answer {
+            crate::store::Answer::Put(answer) if answered => answer,
+            _ => PutAnswer::Unknown,
+        };
+        let after = self.network();
+        self.after(after, Event::PutAnswered { led, seq, answer });
+        Ok(())
+    }
+
+    /// Notes in the judge what a taker did to the store.
+    fn taken(&mut self, shard: usize, epoch: u32, seq: u64) -> Check {
+        let log = &mut self.shards[shard];
+        log.epoch = log.epoch.max(epoch);
+        log.judge.now = self.now;
+        log.judge.changed(&log.store, Changed::Manifest)?;
+        log.judge.changed(&log.store, Changed::Created(Key::Wal(seq)))
+    }
+
+    /// Something fails, now and then, until nothing does.
+    fn fault(&mut self) -> Check {
+        if self.calm {
+            return Ok(());
+        }
+        let again = self.rng.log_between(500 * MILLI, 20 * SECOND);
+        self.after(again, Event::Fault);
+        let node = self.rng.index(self.nodes.len());
+        let lasts = self.rng.log_between(100 * MILLI, 20 * SECOND);
+        match self.rng.below(9) {
+            0 | 1 => {
+                self.crash(node);
+                self.after(lasts, Event::Start { node });
+            }
+            2 | 3 => self.drain(node)?,
+            4 => {
+                self.stats.stalls += 1;
+                self.note(|_| format!("node {node} stands still for {lasts}"));
+                self.nodes[node].stalled_until = self.now + lasts;
+            }
+            5 => {
+                self.stats.wipes += 1;
+                self.note(|_| "Redis is wiped".into());
+                self.redis[0].wipe();
+            }
+            6 => {
+                self.stats.outages += 1;
+                self.note(|_| format!("Redis is gone for {lasts}"));
+                self.redis[0].gone_until = self.now + lasts;
+            }
+            7 if self.rng.chance(0.5) => {
+                self.stats.rollbacks += 1;
+                self.note(|_| "Redis is rolled back".into());
+                self.redis[0].roll_back();
+            }
+            7 => self.redis[0].remember(),
+            _ if self.rng.chance(0.5) => {
+                self.stats.splits += 1;
+                self.nodes[node].redis = 1 - self.nodes[node].redis;
+                self.note(|world| format!("node {node} sees Redis {}", world.nodes[node].redis));
+            }
+            _ => {
+                let other = self.rng.index(self.nodes.len());
+                self.cut = (node != other && self.cut.is_none()).then_some((node, other));
+                self.note(|world| format!("cut: {:?}", world.cut));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether two nodes reach each other.
+    fn reaches(&self, one: usize, other: usize) -> bool {
+        self.cut.is_none_or(|cut| cut != (one, other) && cut != (other, one))
+    }
+
+    fn after(&mut self, after: Micros, event: Event) {
+        self.schedule(self.now.saturating_add(after), event);
+    }
+
+    fn schedule(&mut self, at: Micros, event: Event) {
+        self.tie += 1;
+        self.queue.push(Reverse(Scheduled { event, at, tie: self.tie }));
+    }
+
+    /// The time of one way over the network.
+    fn network(&mut self) -> Micros {
+        self.rng.log_between(MILLI / 5, 20 * MILLI)
+    }
+
+    fn at(&self) -> Duration {
+        Duration::from_micros(self.now)
+    }
+
+    fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = format!("{:>12.6} {}", self.now as f64 / SECOND as f64, line(self));
+            self.trace.iter_mut().for_each(|trace| trace.push(line.clone()));
+        }
+    }
+}
