@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use harness::{Cluster, ClusterOptions, LinkFault, SharedStore};
+use harness::{Client, Cluster, ClusterOptions, LinkFault, SharedStore};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -17,10 +17,14 @@ use crate::{is_full, turn};
 const TOPIC: &str = "load";
 const PARTITIONS: usize = 8;
 const NODES: usize = 3;
-const SECONDS: u64 = 90;
+const SECONDS: u64 = 45;
 const SECONDS_FULL: u64 = 600;
 /// How long a gateway is frozen: past every lease and every deadline between nodes.
 const FROZEN: Duration = Duration::from_secs(15);
+/// Pause between two looks at all gateways.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// Longest look at whether a gateway is ready.
+const LOOK_MAX: Duration = Duration::from_millis(500);
 /// Gateways that are down, frozen or cut off at the same time, at most.
 const AFFECTED_MAX: usize = 2;
 
@@ -80,7 +84,8 @@ struct Chaos {
 }
 
 impl Chaos {
-    async fn step(&mut self, fault: Fault) {
+    /// Begins a fault; false if there is nothing just now that it could befall.
+    async fn step(&mut self, fault: Fault) -> bool {
         let lasts = Duration::from_millis(self.random.random_range(500..6000));
         let cure = match fault {
             Fault::KillGateway => self.healthy_node().map(Cure::Start),
@@ -93,10 +98,10 @@ impl Chaos {
         };
         match (fault, cure) {
             (Fault::KillStore, _) => {
-                let SharedStore::Seaweed(store) = &mut self.cluster.store else { return };
+                let SharedStore::Seaweed(store) = &mut self.cluster.store else { return true };
                 store.kill9_and_restart().await;
             }
-            (_, None) => return,
+            (_, None) => return false,
             (Fault::FlushRedis, _) => self.cluster.redis.flush_all().await,
             (_, Some(cure)) => {
                 self.begin(fault, cure).await;
@@ -106,6 +111,7 @@ impl Chaos {
         }
         eprintln!("chaos: {fault:?} {cure:?} for {lasts:?}");
         *self.begun.entry(fault).or_default() += 1;
+        true
     }
 
     async fn begin(&mut self, fault: Fault, cure: Cure) {
@@ -156,6 +162,15 @@ impl Chaos {
         Some(Cure::Heal(one, other))
     }
 
+    /// Lets time pass, and looks again and again.
+    async fn look_for(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.look(false).await;
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
     /// Ends what is over, and starts gateways again that could not start.
     async fn look(&mut self, everything: bool) {
         let now = Instant::now();
@@ -169,7 +184,9 @@ impl Chaos {
                 continue;
             }
             if self.cluster.node_mut(node).is_running() {
-                let answer = self.cluster.node(node).get("/readyz").try_send().await;
+                // A node that still waits for Redis takes the connection and does not answer.
+                let client = Client::with_timeout(&self.cluster.node(node).url(), LOOK_MAX);
+                let answer = client.get("/readyz").try_send().await;
                 self.seen_ready[node] |= answer.is_ok_and(|answer| answer.status == 200);
             } else {
                 let log = self.cluster.node(node).log();
@@ -211,12 +228,11 @@ async fn nothing_acknowledged_is_lost_repeated_or_reordered_whatever_fails() {
         let mut deck = FAULTS;
         deck.shuffle(&mut chaos.random);
         for fault in deck {
-            chaos.step(fault).await;
-            let until = Instant::now() + Duration::from_millis(chaos.random.random_range(200..4000));
-            while Instant::now() < until {
-                chaos.look(false).await;
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            while !chaos.step(fault).await {
+                chaos.look_for(LOOK_PAUSE).await;
             }
+            let pause = Duration::from_millis(chaos.random.random_range(200..4000));
+            chaos.look_for(pause).await;
         }
     }
     chaos.look(true).await;

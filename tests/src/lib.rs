@@ -49,10 +49,11 @@ where
 {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(value) = look().await {
-            return value;
+        match tokio::time::timeout_at(deadline, look()).await {
+            Ok(Some(value)) => return value,
+            Ok(None) => assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}"),
+            Err(_) => panic!("waited in vain: {what}: the last look took too long"),
         }
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
         tokio::time::sleep(POLL).await;
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::eventually;
 use crate::ports::free_port;
 
 /// Bytes passed on at a time.
@@ -72,8 +74,9 @@ impl Links {
     pub async fn open(&mut self, node: usize, process: u32) {
         self.processes.lock()[node] = Some(process);
         let door = &mut self.doors[node];
-        let listener =
-            TcpListener::bind(("127.0.0.1", door.port)).await.expect("nobody else takes this port");
+        // Another test that looks for a free port may have it for a moment.
+        let bind = || TcpListener::bind(("127.0.0.1", door.port)).map(Result::ok);
+        let listener = eventually("the door's port is free", bind).await;
         let end = Listening {
             node,
             door: listener.local_addr().expect("a bound listener has an address"),
