@@ -38,7 +38,6 @@ async fn a_takeover_reads_a_bounded_path_after_many_small_flushes_without_a_comp
     let args = ["--compactor", "off", "--flush-linger", "1ms", "--shards", "1"];
     let mut cluster = Cluster::start(SharedStore::in_process().await, ClusterOptions::new(2, &args)).await;
     cluster.node(0).create_topic("load", json!({})).await;
-    cluster.settled("load").await;
     let finish = Arc::new(AtomicBool::new(false));
     let write = |_| write(cluster.clients(), Arc::clone(&finish));
     let writers: JoinSet<u64> = (0..WRITERS).map(write).collect();

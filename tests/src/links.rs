@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -13,7 +12,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::eventually;
 use crate::ports::free_port;
 
 /// Bytes passed on at a time.
@@ -74,9 +72,8 @@ impl Links {
     pub async fn open(&mut self, node: usize, process: u32) {
         self.processes.lock()[node] = Some(process);
         let door = &mut self.doors[node];
-        // Another test that looks for a free port may have it for a moment.
-        let bind = || TcpListener::bind(("127.0.0.1", door.port)).map(Result::ok);
-        let listener = eventually("the door's port is free", bind).await;
+        let listener = TcpListener::bind(("127.0.0.1", door.port)).await;
+        let listener = listener.expect("no other test takes this port");
         let end = Listening {
             node,
             door: listener.local_addr().expect("a bound listener has an address"),
