@@ -237,8 +237,6 @@ pub const WANTED_LOOK: Duration = Duration::from_millis(100);
 pub const TOLD_MAX: usize = 4096;
 /// Orders that wait for one keeper.
 pub const ORDERS_MAX: usize = 4;
-/// Pause before Redis is tried again at the start.
-pub const COORDINATOR_PAUSE: Duration = Duration::from_secs(1);
 
 // ---- topics on a store that several nodes use ----
 

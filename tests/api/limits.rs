@@ -2,14 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use harness::{Answer, Options, Server, eventually, in_time};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 const RECORDS: &str = "/v1/topics/orders/records";
 
@@ -32,27 +29,31 @@ fn check_refusal(answer: &Answer, name: &str, limit: usize) {
     assert_eq!(answer.header("ratelimit"), format!("\"{name}\";r=0"));
 }
 
-/// A produce whose body goes on until its sender is dropped.
-fn slow_produce(server: &Server) -> (mpsc::Sender<Bytes>, JoinHandle<Answer>) {
-    let (sender, receiver) = mpsc::channel::<Bytes>(1);
-    let pieces = futures::stream::unfold(receiver, |mut receiver| async {
-        let piece = receiver.recv().await?;
-        Some((Ok::<_, std::io::Error>(piece), receiver))
-    });
-    let call = server.post(RECORDS).body(reqwest::Body::wrap_stream(pieces));
-    (sender, tokio::spawn(async { call.await }))
+/// Begins a produce whose body is still to come, and waits until the server asks for the body: then it has its place.
+async fn slow_produce(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).await.expect("the server takes connections");
+    let head = format!(
+        "POST {RECORDS} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n\
+         transfer-encoding: chunked\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("the server reads");
+    let asked = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut answer = vec![0; asked.len()];
+    let read = in_time("the server asks for the body", stream.read_exact(&mut answer)).await;
+    read.expect("the server answers");
+    assert_eq!(answer, asked, "{}", String::from_utf8_lossy(&answer));
+    stream
 }
 
 #[tokio::test]
 async fn requests_past_the_limit_are_refused_at_once_and_the_others_end_well() {
     const LIMIT: usize = 4;
     let server = server("--max-requests", LIMIT).await;
-    let busy: Vec<_> = (0..LIMIT).map(|_| slow_produce(&server)).collect();
-    let refused = eventually("all places are taken", || async {
-        let answer = server.get(RECORDS).await;
-        (answer.status == 503).then_some(answer)
-    });
-    check_refusal(&refused.await, "requests", LIMIT);
+    let mut busy = Vec::new();
+    for _ in 0..LIMIT {
+        busy.push(slow_produce(&server).await);
+    }
+    check_refusal(&server.get(RECORDS).await, "requests", LIMIT);
     check_refusal(&server.post(RECORDS).body("x").await, "requests", LIMIT);
     let mut events = server.get(RECORDS).stream().await;
     let event = events.next().await.expect("an event");
@@ -62,10 +63,11 @@ async fn requests_past_the_limit_are_refused_at_once_and_the_others_end_well() {
     for path in ["/livez", "/readyz"] {
         server.get(path).await.expect(200);
     }
-    for (sender, answer) in busy {
-        sender.send(Bytes::from_static(b"stored")).await.expect("the request is under way");
-        drop(sender);
-        in_time("the answer", answer).await.expect("no panic").expect(201);
+    for mut stream in busy {
+        stream.write_all(b"6\r\nstored\r\n0\r\n\r\n").await.expect("the request is under way");
+        let mut answer = String::new();
+        in_time("the answer", stream.read_to_string(&mut answer)).await.expect("it is text");
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     }
     assert_eq!(server.read_all(RECORDS).await.len(), LIMIT);
 }

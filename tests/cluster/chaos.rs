@@ -205,7 +205,6 @@ fn duration() -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "stands still when a gateway is to start while Redis is away"]
 async fn nothing_acknowledged_is_lost_repeated_or_reordered_whatever_fails() {
     let _turn = turn().await;
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);

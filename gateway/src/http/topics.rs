@@ -55,8 +55,10 @@ pub(super) struct TopicList {
 pub(super) struct PartitionDescription {
     partition: u16,
     shard: u16,
-    leader: String,
-    leader_epoch: u32,
+    /// The node that leads its shard, where one is known.
+    leader: Option<String>,
+    /// In this epoch.
+    leader_epoch: Option<u32>,
     log_start_offset: u64,
     high_watermark: u64,
     /// Bytes as stored, compressed.
@@ -204,8 +206,8 @@ pub(super) async fn partitions(
         Some(PartitionDescription {
             partition: partition.get(),
             shard: shard.id().get(),
-            leader: leader.map(|(node, _)| node.to_string()).unwrap_or_default(),
-            leader_epoch: leader.map_or(0, |(_, epoch)| epoch.get()),
+            leader: leader.map(|(node, _)| node.to_string()),
+            leader_epoch: leader.map(|(_, epoch)| epoch.get()),
             log_start_offset: view.log_start.get(),
             high_watermark: view.high_watermark.get(),
             bytes: usage.size_bytes,

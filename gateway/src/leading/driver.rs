@@ -37,6 +37,8 @@ pub(super) struct Inbox {
     pub(super) news: mpsc::Receiver<(ShardId, News)>,
     pub(super) told: mpsc::Receiver<Told>,
     pub(super) hints: broadcast::Receiver<Hint>,
+    /// The version of the register of topics that this node wrote last.
+    pub(super) topics: watch::Receiver<u64>,
     pub(super) drain: watch::Receiver<bool>,
 }
 
@@ -68,6 +70,11 @@ impl Driver {
                 Some((shard, news)) = inbox.news.recv() => self.heard(shard, news),
                 Some(told) = inbox.told.recv() => self.told(told),
                 hint = inbox.hints.recv() => self.hinted(hint),
+                Ok(()) = inbox.topics.changed() => {
+                    let version = *inbox.topics.borrow_and_update();
+                    self.tasks.push(self.publish(Hint::TopicsChanged { version }));
+                    Event::Tick
+                }
                 Ok(()) = inbox.drain.changed() => Event::Drain,
                 () = sleep_until(wake) => Event::Tick,
             };

@@ -1,6 +1,7 @@
 //! One shard over the life of a node: it follows whoever leads the shard, takes it over when it is told to, leads it until
 //! the log or a hand-over ends that, and follows again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
 use super::Means;
 use super::partitions_of;
@@ -19,7 +20,7 @@ use crate::cluster::Peers;
 use crate::cluster::follow::{FollowEnd, FollowStream, Followed, Wanted};
 use crate::limits;
 use crate::produce::route::{Leader, Routes};
-use crate::shards::ShardSlot;
+use crate::shards::{ShardSlot, Shards};
 
 /// What a keeper is told.
 #[derive(Debug)]
@@ -177,8 +178,7 @@ impl Keeper {
         mut stream: FollowStream,
         following: &mut Following,
     ) -> Result<bool, FollowError> {
-        let mut looks = interval(limits::MANIFEST_LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = manifest_looks();
         loop {
             tokio::select! {
                 next = stream.next() => match next {
@@ -218,9 +218,11 @@ impl Keeper {
         };
         self.common.routes.set(self.shard, Leader::Here(shard.clone()));
         self.tell(News::Began { epoch }).await;
+        let mut looking = pin!(look_at_manifest(Arc::clone(&self.common.means.shards), shard.clone()));
         let order = loop {
             tokio::select! {
                 _ = &mut task => break None,
+                () = &mut looking => {}
                 order = self.orders.recv() => match order {
                     // It does already.
                     Some(Order::TakeOver) => {}
@@ -259,4 +261,24 @@ impl Keeper {
         shard.recovered(false, partitions_of(&means.topics, self.shard)).await?;
         Ok((shard, task))
     }
+}
+
+/// Takes over what other nodes change in the manifest of a shard that is led and read here: log starts above all. Never
+/// ends.
+async fn look_at_manifest(shards: Arc<Shards>, shard: Shard) {
+    let mut looks = manifest_looks();
+    loop {
+        looks.tick().await;
+        if shards.get(shard.id()).is_some_and(ShardSlot::was_asked)
+            && let Err(error) = shard.index().refresh().await
+        {
+            tracing::debug!(shard.id = %shard.id(), %error, "cannot look at the shard's manifest");
+        }
+    }
+}
+
+fn manifest_looks() -> Interval {
+    let mut looks = interval(limits::MANIFEST_LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }

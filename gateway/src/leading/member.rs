@@ -50,7 +50,6 @@ impl Member {
     ) -> anyhow::Result<Self> {
         let (listener, advertise) = listen(settings).await?;
         let config = peer_config(settings, cluster, &advertise)?;
-        // Bound already: who asks before this node can answer does not take it for gone.
         let coordinator: Arc<dyn Coordinator> = Arc::new(connect(settings, cluster).await?);
         let (tell, told) = mpsc::channel(limits::TOLD_MAX);
         let standings = Standings::default();
@@ -88,7 +87,13 @@ impl Member {
         let (keepers, reins) = keep(&common, rng);
         let (drain, drains) = watch::channel(false);
         let (set_ready, ready) = watch::channel(false);
-        let inbox = Inbox { news: heard, told, hints: coordinator.hints(), drain: drains };
+        let inbox = Inbox {
+            news: heard,
+            told,
+            hints: coordinator.hints(),
+            topics: means.topics.written(),
+            drain: drains,
+        };
         let shards = u16::try_from(reins.len()).expect("there are as many as the cluster's root counts");
         let driver = Driver {
             leases: Leases::new(me, shards, StdRng::from_rng(rng)),
@@ -155,19 +160,16 @@ fn keep(common: &Common, rng: &mut StdRng) -> (Vec<JoinHandle<()>>, Vec<Reins>) 
     common.means.shards.all().iter().map(start).unzip()
 }
 
-/// Connects to Redis, again while it is not there.
+/// Connects to Redis. One that does not answer now is no reason to refuse: the node follows what others lead, and leads as
+/// soon as Redis is there.
 async fn connect(settings: &ClusterConfig, cluster: ClusterId) -> anyhow::Result<RedisCoordinator> {
-    loop {
-        match RedisCoordinator::connect(&settings.redis, cluster).await {
-            Ok(coordinator) => return Ok(coordinator),
-            Err(error) if error.is_retriable() => {
-                tracing::warn!(%error, redis = %settings.redis, "Redis does not answer; trying again");
-                tokio::time::sleep(limits::COORDINATOR_PAUSE).await;
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot use the Redis {}", settings.redis));
-            }
+    let unusable = || format!("cannot use the Redis {}", settings.redis);
+    match RedisCoordinator::connect(&settings.redis, cluster).await {
+        Err(error) if error.is_retriable() => {
+            tracing::warn!(%error, redis = %settings.redis, "Redis does not answer; the node leads nothing until it does");
+            RedisCoordinator::unconnected(&settings.redis, cluster).with_context(unusable)
         }
+        connected => connected.with_context(unusable),
     }
 }
 

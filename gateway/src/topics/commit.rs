@@ -100,11 +100,12 @@ impl Topics {
     /// Swaps the register; after a lost race it is read again and false is returned.
     async fn swap(&self, mut file: TopicsFile, revision: Option<Revision>) -> Result<bool, TopicsError> {
         file.version += 1;
-        let body: Bytes = file.encode()?;
+        let (version, body): (u64, Bytes) = (file.version, file.encode()?);
         let began = Instant::now();
         match self.store.swap(&self.keys.topics(), revision.as_ref(), body).await {
             Ok(Swap::Swapped(revision)) => {
                 self.take(file, revision, began);
+                self.written.send_replace(version);
                 Ok(true)
             }
             Ok(Swap::Conflict) => self.read_again().await.map(|()| false),

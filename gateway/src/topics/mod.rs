@@ -29,6 +29,7 @@ use forebay_log::store::{Revision, Store};
 use parking_lot::{Mutex, RwLock};
 use rand::rngs::StdRng;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::limits;
@@ -69,6 +70,8 @@ pub struct Topics {
     /// Held by whoever swaps the register, with what new topics' ids are drawn from.
     writer: tokio::sync::Mutex<StdRng>,
     forget: OnceLock<Forget>,
+    /// The version that this node wrote last.
+    written: watch::Sender<u64>,
 }
 
 /// What a cluster's topics are opened with.
@@ -113,6 +116,7 @@ impl Topics {
             waiting: Mutex::new(Vec::new()),
             writer: tokio::sync::Mutex::new(ids),
             forget: OnceLock::new(),
+            written: watch::Sender::new(0),
         }))
     }
 
@@ -262,6 +266,11 @@ impl Topics {
     /// Returns the version of the register that this node knows: what calls between nodes carry.
     pub fn version(&self) -> u64 {
         self.known.read().file.version
+    }
+
+    /// Returns what changes with each version of the register that this node writes, so that others can be told.
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.subscribe()
     }
 
     /// Notes that the register has this version or a later one: an older copy is not trusted any more. Costs nothing.

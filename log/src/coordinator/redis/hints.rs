@@ -32,22 +32,30 @@ pub(super) async fn subscribe(client: &Client, channel: &str) -> Result<Subscrip
 pub(super) async fn pass_on(
     client: Client,
     channel: String,
-    first: Subscription,
+    first: Option<Subscription>,
     hints: broadcast::Sender<Hint>,
 ) {
-    let mut subscription = first;
+    let mut subscribed = first;
     loop {
+        let subscription = match subscribed.take() {
+            Some(subscription) => subscription,
+            None => subscribe_at_last(&client, &channel).await,
+        };
         let error = forward(subscription, &hints).await;
         tracing::warn!(%error, "hints of other nodes do not arrive; trying again");
-        let mut pause = REDIS_BACKOFF_MIN;
-        subscription = loop {
-            tokio::time::sleep(pause).await;
-            pause = Duration::min(2 * pause, REDIS_BACKOFF_MAX);
-            if let Ok(subscription) = subscribe(&client, &channel).await {
-                break subscription;
-            }
-        };
-        tracing::info!("hints of other nodes arrive again");
+    }
+}
+
+/// Subscribes, again and again until it is done.
+async fn subscribe_at_last(client: &Client, channel: &str) -> Subscription {
+    let mut pause = REDIS_BACKOFF_MIN;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = Duration::min(2 * pause, REDIS_BACKOFF_MAX);
+        if let Ok(subscription) = subscribe(client, channel).await {
+            tracing::info!("hints of other nodes arrive from now on");
+            return subscription;
+        }
     }
 }
 

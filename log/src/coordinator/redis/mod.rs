@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 pub use self::url::{InvalidRedisUrl, RedisUrl};
 
 use self::connection::Connection;
+use self::hints::Subscription;
 use super::{Coordinator, CoordinatorError, Held, Hint, Lease, NodeInfo, View};
 use crate::limits::{ADDRESS_LEN_MAX, HINTS_MAX, LEASE_TTL, NODE_BYTES_MAX, NODES_MAX, SHARDS_MAX};
 use crate::model::{ClusterId, Incarnation, LeaderEpoch, ShardId};
@@ -49,6 +50,18 @@ struct Scripts {
     leave: Script,
 }
 
+impl Names {
+    fn of(cluster: ClusterId) -> Self {
+        let name = |what: &str| format!("forebay:{{{cluster}}}:{what}");
+        Self { nodes: name("nodes"), leases: name("leases"), hints: name("hints") }
+    }
+}
+
+fn prepare(url: &RedisUrl) -> Result<Connection, CoordinatorError> {
+    let tcp = url.info().tcp_settings().clone().set_nodelay(true);
+    Connection::new(url.info().clone().set_tcp_settings(tcp))
+}
+
 impl RedisCoordinator {
     /// Connects, sees whether the server can be used, and subscribes to hints.
     ///
@@ -56,19 +69,30 @@ impl RedisCoordinator {
     /// [`CoordinatorError::Unsuitable`] for a Redis Cluster and for a replica: needs the operator. Otherwise a retry
     /// helps if [`CoordinatorError::is_retriable`] says so.
     pub async fn connect(url: &RedisUrl, cluster: ClusterId) -> Result<Self, CoordinatorError> {
-        let tcp = url.info().tcp_settings().clone().set_nodelay(true);
-        let connection = Connection::new(url.info().clone().set_tcp_settings(tcp))?;
+        let connection = prepare(url)?;
         let about: String =
             connection.call(|mut server| async move { cmd("INFO").query_async(&mut server).await }).await?;
         check(&about)?;
-        let name = |what: &str| format!("forebay:{{{cluster}}}:{what}");
-        let names = Names { nodes: name("nodes"), leases: name("leases"), hints: name("hints") };
-        let (sender, _) = broadcast::channel(HINTS_MAX);
+        let names = Names::of(cluster);
         let subscription = hints::subscribe(connection.client(), &names.hints).await?;
+        Ok(Self::over(connection, names, Some(subscription)))
+    }
+
+    /// Connects when it is first needed: for a node that starts while the server is away. Whether the server can be used is
+    /// not looked at; one that cannot answers with errors.
+    ///
+    /// # Errors
+    /// [`CoordinatorError`] for an address that cannot be one: needs the operator.
+    pub fn unconnected(url: &RedisUrl, cluster: ClusterId) -> Result<Self, CoordinatorError> {
+        Ok(Self::over(prepare(url)?, Names::of(cluster), None))
+    }
+
+    fn over(connection: Connection, names: Names, subscription: Option<Subscription>) -> Self {
+        let (sender, _) = broadcast::channel(HINTS_MAX);
         let mut passing_on = JoinSet::new();
         let client = connection.client().clone();
         passing_on.spawn(hints::pass_on(client, names.hints.clone(), subscription, sender.clone()));
-        Ok(Self { connection, names, scripts: Scripts::new(), hints: sender, _passing_on: passing_on })
+        Self { connection, names, scripts: Scripts::new(), hints: sender, _passing_on: passing_on }
     }
 
     async fn run<T: redis::FromRedisValue>(
