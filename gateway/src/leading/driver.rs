@@ -56,6 +56,8 @@ pub(super) struct Driver {
     pub(super) began: Instant,
     pub(super) tasks: FuturesUnordered<BoxFuture<'static, Event>>,
     pub(super) leftovers: BTreeSet<ShardId>,
+    /// Shards that this node leads and the others are to look at, once the coordinator knows.
+    pub(super) unannounced: Vec<ShardId>,
     pub(super) left: bool,
 }
 
@@ -172,7 +174,7 @@ impl Driver {
                 }
                 .boxed()
             }
-            Action::Announce { shard } => self.publish(Hint::LeaderChanged { shard }),
+            Action::Announce { shard } => return self.unannounced.push(shard),
             Action::Doubt { shard } => {
                 let (done, _) = oneshot::channel();
                 return self.order(shard, Order::Resign { superseded: true, done });
@@ -191,12 +193,19 @@ impl Driver {
         self.tasks.push(task);
     }
 
-    fn beat(&self) -> BoxFuture<'static, Event> {
+    /// Beats, and tells the others of new leaderships that it has made known: before that they would see none.
+    fn beat(&mut self) -> BoxFuture<'static, Event> {
         let (coordinator, me) = (Arc::clone(&self.coordinator), self.leases.me().clone());
-        let held = self.leases.held();
+        let (held, began) = (self.leases.held(), std::mem::take(&mut self.unannounced));
         async move {
             match coordinator.beat(&me, &held).await {
-                Ok(view) => Event::Viewed(view),
+                Ok(view) => {
+                    for shard in began {
+                        // Others find out in time.
+                        let _ = coordinator.publish(Hint::LeaderChanged { shard }).await;
+                    }
+                    Event::Viewed(view)
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the coordinator does not answer: leaders stay as they are");
                     Event::BeatFailed

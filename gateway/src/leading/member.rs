@@ -107,6 +107,7 @@ impl Member {
             began: Instant::now(),
             tasks: FuturesUnordered::new(),
             leftovers: std::collections::BTreeSet::new(),
+            unannounced: Vec::new(),
             left: false,
         };
         Ok(Self { drain, ready, driver: tokio::spawn(driver.run(inbox)), keepers, stop_serving, serving })
