@@ -23,6 +23,8 @@ const LINES_MAX: u64 = 4;
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 /// Pause after a request that was not acknowledged.
 const PAUSE: Duration = Duration::from_millis(20);
+/// From how long a silence on is told where it ends, so that it can be seen beside what failed then.
+const SILENCE_TOLD: Duration = Duration::from_secs(5);
 
 /// By what a writer's requests are told from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -194,7 +196,11 @@ impl Control {
     fn acknowledged(&self, writer: usize) {
         self.acknowledged[writer].fetch_add(1, Ordering::Relaxed);
         let silence = &mut *self.silence.lock();
-        silence.longest = silence.longest.max(silence.last.elapsed());
+        let lasted = silence.last.elapsed();
+        if lasted > SILENCE_TOLD {
+            eprintln!("load: nothing was acknowledged for {lasted:?} until now");
+        }
+        silence.longest = silence.longest.max(lasted);
         silence.last = Instant::now();
     }
 }

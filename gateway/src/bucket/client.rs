@@ -72,8 +72,9 @@ impl Refusal {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
 
-    /// Tells whether the server does not know the call.
+    /// Tells whether the server does not know the call. Some say so; others answer with success and something else, a
+    /// listing for example.
     pub(super) fn is_unsupported(&self) -> bool {
-        matches!(self.status, Some(405 | 501)) || self.is(&["NotImplemented", "MethodNotAllowed"])
+        matches!(self.status, Some(200..=299 | 405 | 501)) || self.is(&["NotImplemented", "MethodNotAllowed"])
     }
 }

@@ -132,7 +132,8 @@ impl Probe<'_> {
         ensure(current == Some(second), Property::ReadAfterWrite, || "another revision is there".to_owned())
     }
 
-    /// Lets several writers swap one content, and returns the revision of the one that must win.
+    /// Lets several writers swap one content, and returns the revision of the one that must win. The store may refuse
+    /// some attempts for no reason that lasts, but not all of them, each time with the expected content there.
     async fn race(
         &self,
         key: &Path,
@@ -143,8 +144,14 @@ impl Probe<'_> {
         let swaps = join_all(bodies.map(|body| self.store.swap(key, expected, body))).await;
         let mut winners = Vec::new();
         for (racer, swap) in swaps.into_iter().enumerate() {
-            if let Swap::Swapped(revision) = swap? {
-                winners.push((first + racer, revision));
+            match swap {
+                Ok(Swap::Swapped(revision)) => winners.push((first + racer, revision)),
+                Ok(Swap::Conflict) => {}
+                Err(StoreError::Unsettled { source: None, .. }) => {
+                    let found = "the content named was there, and was not replaced".to_owned();
+                    return violated(Property::CompareAndSwap, found);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         let count = winners.len();
