@@ -141,6 +141,8 @@ impl Driver {
             Ok(Hint::LeaderChanged { shard }) => Event::LeaderChanged { shard },
             Ok(Hint::TopicsChanged { version }) => {
                 self.means.topics.hint(version);
+                // A leader may be asked by no request of its own, and has to know what was deleted.
+                self.means.topics.nudge();
                 Event::Tick
             }
             // The leader tells those that follow it; hints are for what leaders do not see.

@@ -230,6 +230,9 @@ impl PartitionLog {
     }
 
     /// Replaces the runs of WAL objects below a new floor, and the rolled objects that are no longer listed, by these.
+    ///
+    /// Where they reach above the high watermark, what is in memory up to there goes: a leader that has been superseded
+    /// and does not know it yet has its own batches at the offsets that another one has stored.
     pub(crate) fn replace_below(&self, floor: WalSeq, rolled: Vec<Extent>) {
         let mut inner = self.inner.write();
         let above = inner.extents.iter().filter(|extent| match extent.source {
@@ -240,7 +243,15 @@ impl PartitionLog {
         extents.extend(above.copied().collect::<Vec<_>>());
         inner.extents = extents;
         let stored_end = inner.stored_end();
-        inner.high_watermark = inner.high_watermark.max(stored_end);
+        if stored_end > inner.high_watermark {
+            inner.high_watermark = stored_end;
+            while inner.tail.front().is_some_and(|batch| batch.base < stored_end) {
+                inner.tail.pop_front();
+            }
+            if inner.tail.front().is_some_and(|batch| batch.base != stored_end) {
+                inner.tail.clear();
+            }
+        }
         if inner.tail_end() < stored_end {
             inner.tail.clear();
         }
@@ -294,5 +305,71 @@ impl Inner {
             found.push(batch.bytes.clone());
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{JobId, PartitionId, TopicId};
+
+    /// A partition with ten records that everybody may read, and batches behind them that nobody may yet.
+    fn led(unpublished: &[(u64, u64)]) -> PartitionLog {
+        let log = PartitionLog::new(partition());
+        log.add_extent(extent(0, 10), || None);
+        for &(base, end) in unpublished {
+            let (base, end, bytes) = (Offset::new(base), Offset::new(end), Bytes::from_static(b"ours"));
+            log.push(TailBatch { base, end, max_timestamp: Timestamp::MIN, bytes });
+        }
+        log
+    }
+
+    fn partition() -> TopicPartition {
+        TopicPartition { topic: TopicId::new(1), partition: PartitionId::new(0) }
+    }
+
+    fn extent(base: u64, end: u64) -> Extent {
+        let job = JobId::new(1);
+        let (first, last) = (WalSeq::new(0), WalSeq::new(9));
+        let rolled = RolledRef { first, last, job, size: 1, append_time_max: Timestamp::MIN };
+        let entry = IndexEntry {
+            partition: partition(),
+            base_offset: Offset::new(base),
+            end_offset: Offset::new(end),
+            count: 1,
+            position: 0,
+            length: 1,
+            max_timestamp: Timestamp::MIN,
+            append_time: Timestamp::MIN,
+        };
+        Extent { source: Source::Rolled(rolled), entry }
+    }
+
+    fn is_in_store(log: &PartitionLog, offset: u64) -> bool {
+        matches!(log.locate(Offset::new(offset), 100), Located::Extent(_))
+    }
+
+    #[test]
+    fn what_another_leader_stored_hides_what_this_one_did_not() {
+        for ours in [&[(10, 12), (12, 15), (15, 20)][..], &[(10, 20)], &[(10, 15)], &[(10, 14)]] {
+            let log = led(ours);
+            log.replace_below(WalSeq::new(10), vec![extent(0, 10), extent(10, 15)]);
+            assert_eq!(log.high_watermark(), Offset::new(15));
+            assert!((0..15).all(|offset| is_in_store(&log, offset)), "{ours:?}");
+            assert!(matches!(log.locate(Offset::new(15), 100), Located::NotYet));
+            log.drop_unpublished();
+            assert!((0..15).all(|offset| is_in_store(&log, offset)), "{ours:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_leader_has_behind_its_own_rolled_objects_stays_in_memory() {
+        let log = led(&[(10, 15), (15, 20)]);
+        log.replace_below(WalSeq::new(10), vec![extent(0, 10), extent(10, 15)]);
+        log.publish(Offset::new(20));
+        let Located::Tail { batches, .. } = log.locate(Offset::new(15), 100) else {
+            panic!("it is in memory and nowhere else");
+        };
+        assert_eq!(batches, ["ours"]);
     }
 }

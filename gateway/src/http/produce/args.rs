@@ -19,6 +19,7 @@ use crate::http::wire::ndjson::{Line, validate_json};
 use crate::http::wire::record_out::TIMESTAMP_MIN;
 use crate::http::wire::records_in::parse_record;
 use crate::produce::{NewRecord, ProduceOptions, Unit};
+use crate::topics::TopicsError;
 
 pub(in crate::http) const PARAMETERS: [&str; 9] =
     ["key", "key_path", "partition", "timestamp", "tombstone", "format", "receipt", "durability", "header.*"];
@@ -100,14 +101,16 @@ impl ProduceArgs {
         Ok(args)
     }
 
-    /// Returns the topic to append a unit to: a partition that a record names may be newer than the request.
+    /// Returns the topic to append a unit to. A body may last for hours: the topic may have been deleted since it began,
+    /// and a partition that a record names may be newer. Partitions of keys stay those of the beginning.
     pub(super) async fn topic_for(&self, app: &App, unit: &Unit) -> Result<Arc<Topic>, Problem> {
-        let Some(newer) = unit.last_partition().filter(|last| last.get() >= self.topic.partitions) else {
-            return Ok(Arc::clone(&self.topic));
-        };
-        let topic = app.topics.find_to_append(&self.name, Some(newer), self.options.durability).await?;
+        let newer = unit.last_partition().filter(|last| last.get() >= self.topic.partitions);
+        let topic = app.topics.find_to_append(&self.name, newer, self.options.durability).await?;
         // One that has its name now is another.
-        Ok(if topic.id == self.topic.id { topic } else { Arc::clone(&self.topic) })
+        if topic.id != self.topic.id {
+            return Err(TopicsError::NotFound { name: self.name.clone() }.into());
+        }
+        Ok(if newer.is_some() { topic } else { Arc::clone(&self.topic) })
     }
 
     /// Refuses what would have no effect on a body of this format.
