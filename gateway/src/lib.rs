@@ -56,11 +56,15 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let served = tokio::spawn(listen::serve(listener, Arc::clone(&node)));
     shutdown.await;
     tracing::info!("stopping");
+    let began = tokio::time::Instant::now();
     node.begin_stop();
-    let deadline = tokio::time::Instant::now() + limits::STOP_MAX;
+    if config.cluster.is_some() {
+        tokio::time::sleep(limits::STOP_NOTICE).await;
+        node.close();
+    }
     // Requests that are still open after that are cut; what they appended is safe or was never acknowledged.
-    let _ = tokio::time::timeout(limits::STOP_MAX / 2, served).await;
-    node.stop(deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
+    let _ = tokio::time::timeout_at(began + limits::STOP_MAX / 2, served).await;
+    node.stop(limits::STOP_MAX.saturating_sub(began.elapsed())).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -173,6 +173,8 @@ pub const SSE_ID_LEN_MAX: usize = 64;
 pub const SSE_ID_PARTITIONS_MAX: usize = 32;
 /// Pause between two frames that only tell a client where a filter has got to.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a ring looks whether a log start has moved over what it holds.
+pub const LOG_STARTS_LOOK: Duration = Duration::from_millis(500);
 /// How often an open stream looks for new partitions of its topic.
 pub const PARTITIONS_REFRESH: Duration = Duration::from_secs(1);
 
@@ -204,6 +206,8 @@ pub const PEER_WRITE_BYTES: usize = 64 * KIB;
 pub const PEER_CHUNKS_MAX: usize = 8;
 /// Bytes of appends that one node has sent to the leader of one shard and that are not answered.
 pub const FORWARD_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of appends that a node keeps until they are answered, to send them to another leader, should theirs end.
+pub const MOVING_BYTES_MAX: usize = 512 * MIB;
 /// Appends that wait to be written to one stream, and that one stream waits for at its leader: as many as
 /// [`FORWARD_BYTES_MAX`] holds at 1 KiB each, the least that one counts.
 pub const FORWARDS_MAX: usize = FORWARD_BYTES_MAX / KIB;
@@ -281,6 +285,9 @@ pub const PROBE_ATTEMPTS_MAX: u32 = 8;
 /// Pause between two of them.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long one of many nodes goes on as before when it stops, not ready any more: balancers notice, its clients go
+/// elsewhere, and what it leads is handed over.
+pub const STOP_NOTICE: Duration = Duration::from_secs(2);
 /// Longest a graceful stop takes.
 pub const STOP_MAX: Duration = Duration::from_secs(9);
 /// Topics answered on one page of the list.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use forebay_log::error::FormatError;
@@ -10,6 +11,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::error::PeerError;
 use crate::limits;
@@ -87,11 +89,26 @@ impl FrameReader {
     /// # Cancel safety
     /// Nothing is lost.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
+        self.next_within(None).await
+    }
+
+    /// As [`Self::next`], with a bound on each pause within a frame and between frames: a large one may take its time.
+    ///
+    /// # Errors
+    /// As [`Self::next`]; [`PeerError::Silent`] after a pause.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn next_within(&mut self, pause: Option<Duration>) -> Result<Option<Bytes>, PeerError> {
         loop {
             if let Some(frame) = self.take()? {
                 return Ok(Some(frame));
             }
-            match self.body.frame().await {
+            let chunk = match pause {
+                Some(pause) => timeout(pause, self.body.frame()).await.map_err(|_| PeerError::Silent)?,
+                None => self.body.frame().await,
+            };
+            match chunk {
                 Some(chunk) => {
                     if let Ok(data) = chunk?.into_data() {
                         self.read.extend_from_slice(&data);

@@ -348,7 +348,8 @@ fn from_environment(env: impl Fn(&str) -> Option<OsString>) -> Result<ServeArgs,
         arg.push(&value);
         // One at a time first, so that the error can name the variable.
         if let Err(error) = command.try_get_matches_from_mut([&arg]) {
-            return Err(ConfigError::Environment { name, reason: reason(&error, &value) });
+            let shown = (!SECRETS.contains(&flag.as_str())).then_some(value.as_os_str());
+            return Err(ConfigError::Environment { name, reason: reason(&error, shown) });
         }
         args.push(arg);
     }
@@ -356,19 +357,30 @@ fn from_environment(env: impl Fn(&str) -> Option<OsString>) -> Result<ServeArgs,
     Ok(Environment::from_arg_matches(&matches)?.args)
 }
 
+/// Options whose values are never shown.
+const SECRETS: [&str; 2] = ["redis", "cluster-secret"];
+
 /// Takes the cause out of an error about a flag.
-fn reason(error: &clap::Error, value: &OsStr) -> String {
+fn reason(error: &clap::Error, shown: Option<&OsStr>) -> String {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     let cause = cause.unwrap_or_else(|| "invalid value".to_owned());
-    format!("{cause}: value={}", value.to_string_lossy())
+    match shown {
+        Some(value) => format!("{cause}: value={}", value.to_string_lossy()),
+        None => cause,
+    }
 }
 
 fn from_file(path: &Path) -> Result<Options, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|error| ConfigError::File {
-        path: path.to_owned(),
-        reason: error.to_string().trim_end().to_owned(),
+    toml::from_str(&text).map_err(|error| {
+        let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or_default());
+        let number = before.matches('\n').count();
+        let line = text.lines().nth(number).unwrap_or_default().trim_start();
+        // The library would quote the line.
+        let is_secret = SECRETS.iter().any(|secret| line.starts_with(secret));
+        let cause = if is_secret { "the value is wrong" } else { error.message() };
+        ConfigError::File { path: path.to_owned(), reason: format!("line {}: {cause}", number + 1) }
     })
 }
 

@@ -219,6 +219,13 @@ fn a_secret_is_known_and_never_shown() {
         let error = parse(&["--store=s3://bucket/a"], &env).unwrap_err().to_string();
         assert!(!error.contains("word"), "{error}");
     }
+    for wrong in ["redis = redis://:word@127.0.0.1", "cluster-secret = 1234567890", "cluster-secret = \"word"]
+    {
+        let (_folder, path) = file(&format!("shards = 2\n{wrong}"));
+        let error = parse(&["--config", &path], &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2: "), "{error}");
+        assert!(!error.contains("word") && !error.contains("1234"), "{error}");
+    }
 }
 
 #[test]

@@ -245,6 +245,16 @@ impl Reader {
         true
     }
 
+    /// Returns the first offset of each partition read that is still there, in order.
+    pub(super) fn log_starts(&self) -> Vec<Offset> {
+        let of = |position: &TopicPosition| {
+            let topic = Arc::clone(&position.topic);
+            let of_slot = move |slot: &Slot| log_start(&self.shards, &topic, slot.partition);
+            position.slots.iter().map(of_slot).collect::<Vec<_>>()
+        };
+        self.positions.iter().flat_map(of).collect()
+    }
+
     /// Returns where the same read may begin: at the log start of each partition of the topics as they are now.
     fn earliest(&self) -> Box<Cursor> {
         let first = |position: &TopicPosition| {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::{HeaderValue, Version, header};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -44,20 +45,20 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {
     let protocol = Arc::new(protocol());
     let refusing = Arc::new(protocol_of_refusals());
     let tasks = TaskTracker::new();
-    let mut stopping = node.stopping();
+    let mut closing = node.closing();
     let service = http::service(Arc::clone(&node));
     let refusal = http::refusal(Arc::clone(&node));
     loop {
         let stream = tokio::select! {
             stream = accept(&listener) => stream,
             // A node that is gone stops too.
-            _ = stopping.wait_for(|stopping| *stopping) => break,
+            _ = closing.wait_for(|closing| *closing) => break,
         };
-        let stopping = node.stopping();
+        let ends = Ends { stopping: node.stopping(), closing: node.closing() };
         if let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-            tasks.spawn(drive(stream, Arc::clone(&protocol), service.clone(), stopping, place));
+            tasks.spawn(drive(stream, Arc::clone(&protocol), service.clone(), ends, place));
         } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
-            tasks.spawn(drive(stream, Arc::clone(&refusing), refusal.clone(), stopping, place));
+            tasks.spawn(drive(stream, Arc::clone(&refusing), refusal.clone(), ends, place));
         }
     }
     drop(listener);
@@ -131,24 +132,46 @@ fn tune(stream: &TcpStream) {
     }
 }
 
-/// Serves one connection until it ends. When the node stops, the request under way is the last.
+/// What ends a connection.
+#[derive(Debug)]
+struct Ends {
+    /// The node begins to stop: an answer says that it is the last on its connection, so that the client opens another
+    /// one, elsewhere.
+    stopping: watch::Receiver<bool>,
+    /// The node closes: a connection without a request ends at once, others after their answers.
+    closing: watch::Receiver<bool>,
+}
+
+/// Serves one connection until it ends.
 async fn drive<S, H>(
     stream: S,
     protocol: Arc<Builder<TokioExecutor>>,
     service: H,
-    mut stopping: watch::Receiver<bool>,
+    Ends { stopping, mut closing }: Ends,
     _place: OwnedSemaphorePermit,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     H::Future: Send,
 {
-    let service = service.map_request(|request: hyper::Request<Incoming>| request.map(Body::new));
+    let service = tower::service_fn(move |request: hyper::Request<Incoming>| {
+        // HTTP/2 has other means.
+        let names_connection = request.version() <= Version::HTTP_11;
+        let answer = service.clone().oneshot(request.map(Body::new));
+        let stopping = stopping.clone();
+        async move {
+            let mut answer = answer.await?;
+            if names_connection && *stopping.borrow() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let stream = TokioIo::new(Connection::new(stream));
     let mut connection = pin!(protocol.serve_connection(stream, TowerToHyperService::new(service)));
     let stop = async {
         // As above.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
+        let _ = closing.wait_for(|closing| *closing).await;
     };
     let ended = {
         let mut stop = pin!(stop);

@@ -50,9 +50,10 @@ fn connect() -> Peer {
         .route("/endless", get(endless));
     let (stream, server) = duplex(PIPE);
     let (stop, stopping) = watch::channel(false);
+    let ends = Ends { stopping: stopping.clone(), closing: stopping };
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let service = service.into_service::<Body>();
-    let served = tokio::spawn(drive(server, Arc::new(protocol()), service, stopping, place));
+    let served = tokio::spawn(drive(server, Arc::new(protocol()), service, ends, place));
     Peer { stream, served, stop, pieces }
 }
 

@@ -59,6 +59,8 @@ pub struct Node {
     pub connections_max: usize,
     ready: watch::Receiver<bool>,
     stopping: watch::Sender<bool>,
+    closing: watch::Sender<bool>,
+    is_one_of_many: bool,
     running: Mutex<Option<Running>>,
 }
 
@@ -157,6 +159,8 @@ impl Node {
             cors_origins: config.cors_origins.clone(),
             connections_max: config.max_connections,
             stopping: watch::Sender::new(false),
+            closing: watch::Sender::new(false),
+            is_one_of_many: config.cluster.is_some(),
             running: Mutex::new(Some(running)),
         }))
     }
@@ -204,13 +208,27 @@ impl Node {
         *self.stopping.borrow()
     }
 
-    /// Begins to stop: streams say goodbye, appends are refused, and what is led among other nodes goes to them.
+    /// Begins to stop: the node is not ready any more, and streams say goodbye. What it leads among other nodes goes to
+    /// them while requests are served as before; alone, it refuses appends.
     pub fn begin_stop(&self) {
         self.stopping.send_replace(true);
-        self.routes.refuse();
+        if !self.is_one_of_many {
+            self.close();
+        }
         if let Some(running) = &*self.running.lock() {
             running.leading.begin_stop();
         }
+    }
+
+    /// Ends the way in: connections are closed once they are idle, and requests that begin are refused.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+        self.routes.refuse();
+    }
+
+    /// Returns what turns true when the node takes no connections any more.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     /// Stores what only the journal holds and closes everything. After it the store alone is the cluster.
@@ -219,6 +237,7 @@ impl Node {
     /// When it cannot be done in time; nothing acknowledged is lost, for the journal is still there.
     pub async fn stop(&self, within: Duration) -> anyhow::Result<()> {
         self.begin_stop();
+        self.close();
         let running = self.running.lock().take();
         let Some(Running { journal, leading, _lock }) = running else { return Ok(()) };
         let stopped = async {

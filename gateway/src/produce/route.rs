@@ -19,9 +19,10 @@ use forebay_log::error::Outcome;
 use forebay_log::limits as log_limits;
 use forebay_log::model::{LeaderEpoch, NodeId, ShardId};
 use forebay_log::shard::{Append, AppendError, Appended, Receipt, Shard};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
+use crate::budget::Budget;
 use crate::cluster::Via;
 use crate::cluster::append::{AppendStream, EncodedAppend, RemoteShard, Sent};
 use crate::limits;
@@ -60,20 +61,25 @@ enum Route {
 #[derive(Debug)]
 pub struct Routes {
     routes: Vec<Route>,
+    /// For what is kept until it is answered.
+    room: Budget,
     refuses: AtomicBool,
 }
 
 impl Routes {
     /// Leads to these shards, in order of their numbers from 0 on, for good.
     pub fn fixed(shards: Vec<Shard>) -> Self {
-        Self { routes: shards.into_iter().map(Route::Fixed).collect(), refuses: AtomicBool::new(false) }
+        Self::new(shards.into_iter().map(Route::Fixed).collect())
     }
 
     /// Leads to the leaders of so many shards, of which none is known yet.
     pub fn moving(shards: u16) -> Self {
         let nobody = || Arc::new(Posted { leader: Leader::Nobody, via: Via::fresh() });
-        let routes = (0..shards).map(|_| Route::Moving(watch::Sender::new(nobody()))).collect();
-        Self { routes, refuses: AtomicBool::new(false) }
+        Self::new((0..shards).map(|_| Route::Moving(watch::Sender::new(nobody()))).collect())
+    }
+
+    fn new(routes: Vec<Route>) -> Self {
+        Self { routes, room: Budget::new(limits::MOVING_BYTES_MAX, 0), refuses: AtomicBool::new(false) }
     }
 
     /// Sends appends to this leader from now on. A fixed way, and one to a shard that the cluster does not have, stays as
@@ -128,7 +134,8 @@ impl Routes {
     /// Hands a share over; where leaders move, keeps it until there is one that it may be handed to.
     ///
     /// # Errors
-    /// [`AppendError`]; nothing is stored.
+    /// [`AppendError`]; nothing is stored. [`AppendError::Overloaded`] when there is no room for what is kept, within
+    /// [`log_limits::ADMISSION_WAIT_MAX`].
     pub(super) async fn enqueue(
         self: &Arc<Self>,
         shard: ShardId,
@@ -138,8 +145,11 @@ impl Routes {
         match self.get(shard).ok_or(NOT_APPLIED)? {
             Route::Fixed(leader) => leader.enqueue(append).await.map(Share::Fixed),
             Route::Moving(posted) => {
+                let room = self.room.take(append.size_bytes(), log_limits::ADMISSION_WAIT_MAX).await;
+                let room = room.ok_or(AppendError::Overloaded)?;
                 let posted = Arc::clone(&posted.borrow());
                 let mut share = Moving::new(Arc::clone(self), shard, append, lanes.failed());
+                share.room = Some(room);
                 lanes.lane(shard).send(&mut share, &posted).await?;
                 Ok(Share::Moving(Box::new(share)))
             }
@@ -292,13 +302,15 @@ pub(super) struct Moving {
     /// The leader that it was handed to last.
     tried: Option<Via>,
     place: Option<Arc<()>>,
+    room: Option<OwnedSemaphorePermit>,
     failed: Arc<AtomicBool>,
 }
 
 impl Moving {
     fn new(routes: Arc<Routes>, shard: ShardId, append: Append, failed: Arc<AtomicBool>) -> Self {
         let (is_named, payload) = (append.dedupe.is_some(), Payload::Plain(append));
-        Self { routes, shard, payload, is_named, receipt: None, tried: None, place: None, failed }
+        let (receipt, tried, place, room) = (None, None, None, None);
+        Self { routes, shard, payload, is_named, receipt, tried, place, room, failed }
     }
 
     /// Hands it to a leader. Returns what it is called there.

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use forebay_log::model::{LeaderEpoch, ShardId, TopicId, WalSeq};
 use forebay_log::shard::StoredObject;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 
 use super::wire::{self, FollowEnd, Frame};
 use crate::cluster::call::Call;
@@ -60,8 +59,8 @@ impl FollowStream {
     /// Nothing is lost.
     pub async fn next(&mut self) -> Result<Followed, PeerError> {
         loop {
-            let frame = timeout(limits::FOLLOW_SILENCE_MAX, self.frames.next()).await;
-            let frame = frame.map_err(|_| PeerError::Silent)??.ok_or(PeerError::Cut)?;
+            let frame = self.frames.next_within(Some(limits::FOLLOW_SILENCE_MAX)).await?;
+            let frame = frame.ok_or(PeerError::Cut)?;
             match wire::decode(&frame)? {
                 Frame::Heartbeat => {}
                 Frame::Object(object) => return Ok(Followed::Object(object)),

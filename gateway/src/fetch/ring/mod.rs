@@ -40,6 +40,8 @@ struct State {
     chunks: VecDeque<Chunk>,
     first: u64,
     bytes: usize,
+    /// Where the first chunk begins.
+    begin: Arc<[Offset]>,
     end: Arc<[Offset]>,
     closed: bool,
 }
@@ -117,6 +119,12 @@ impl Ring {
         self.news.subscribe()
     }
 
+    /// Tells whether it may hold something below one of these log starts.
+    fn begins_below(&self, log_starts: &[Offset]) -> bool {
+        let begin = Arc::clone(&self.state.lock().begin);
+        begin.iter().zip(log_starts).any(|(begin, log_start)| begin < log_start)
+    }
+
     fn end(&self) -> Arc<[Offset]> {
         Arc::clone(&self.state.lock().end)
     }
@@ -133,9 +141,10 @@ impl Ring {
             state.chunks.push_back(Chunk { bytes, end });
             let too_much = |own: usize, total: usize| own > limits::RING_BYTES || total > limits::RINGS_BYTES;
             while too_much(state.bytes, total) && state.chunks.len() > 1 {
-                let gone = state.chunks.pop_front().map_or(0, |chunk| chunk.bytes.len());
-                total = self.total.fetch_sub(gone, Ordering::Relaxed) - gone;
-                state.bytes -= gone;
+                let Some(Chunk { bytes, end }) = state.chunks.pop_front() else { break };
+                total = self.total.fetch_sub(bytes.len(), Ordering::Relaxed) - bytes.len();
+                state.bytes -= bytes.len();
+                state.begin = end;
                 state.first += 1;
             }
         }
@@ -190,7 +199,8 @@ impl Rings {
         }
         let reader = reader();
         let end = ends(&reader.positions);
-        let state = State { chunks: VecDeque::new(), first: 0, bytes: 0, end, closed: false };
+        let begin = Arc::clone(&end);
+        let state = State { chunks: VecDeque::new(), first: 0, bytes: 0, begin, end, closed: false };
         let (state, total) = (Mutex::new(state), Arc::clone(&self.total));
         let ring = Arc::new(Ring { state, news: watch::Sender::new(()), total });
         rings.insert((topic, format), Arc::downgrade(&ring));
@@ -209,9 +219,17 @@ impl Rings {
 /// Fills a ring while it has subscribers.
 async fn fill(ring: Weak<Ring>, mut reader: Reader, mut sink: impl ChunkSink) {
     let limit = PageLimit { records: limits::PAGE_RECORDS_MAX, bytes: limits::CHUNK_BYTES };
+    let mut looked = Instant::now();
     loop {
         let page = reader.page(limit, &mut sink).await;
         let Some(ring) = ring.upgrade().filter(|ring| !ring.is_closed()) else { return };
+        if looked.elapsed() >= limits::LOG_STARTS_LOOK {
+            looked = Instant::now();
+            // Moved by another node, too.
+            if ring.begins_below(&reader.log_starts()) {
+                return ring.discard();
+            }
+        }
         match page {
             Ok(end) => {
                 let ends = ends(&reader.positions);

@@ -36,7 +36,8 @@ fn offsets(ends: &[u64]) -> Arc<[Offset]> {
 }
 
 fn ring(end: &[u64]) -> Ring {
-    let state = State { chunks: VecDeque::new(), first: 0, bytes: 0, end: offsets(end), closed: false };
+    let (begin, end) = (offsets(end), offsets(end));
+    let state = State { chunks: VecDeque::new(), first: 0, bytes: 0, begin, end, closed: false };
     Ring { state: Mutex::new(state), news: watch::Sender::new(()), total: Arc::default() }
 }
 
@@ -64,6 +65,7 @@ fn a_slow_reader_is_told_that_it_fell_out() {
     assert!(matches!(ring.following(0), Following::Left));
     assert!(matches!(ring.following(1), Following::Left));
     assert!(matches!(ring.following(2), Following::Chunk(chunk) if chunk.end == offsets(&[3])));
+    assert!(ring.begins_below(&offsets(&[3])) && !ring.begins_below(&offsets(&[2])));
     assert!(matches!(ring.following(4), Following::Nothing));
     ring.push(Bytes::from(vec![b'x'; limits::RING_BYTES + 1]), offsets(&[5]));
     assert!(matches!(ring.following(4), Following::Chunk(_)), "the newest is kept whatever its size");
