@@ -48,7 +48,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
     let mut shutdown = pin!(shutdown);
     let node = tokio::select! {
         opened = Node::open(&config, Arc::new(SystemClock), seed) => opened?,
-        // It may wait for a Redis or a store that is not there. Nothing was accepted yet.
+        // It may wait for a store that is slow. Nothing was accepted yet.
         () = &mut shutdown => return Ok(()),
     };
     tracing::info!(url = %format!("http://{address}"), store = %config.store, "listening on http://{address}");

@@ -184,13 +184,14 @@ impl Chaos {
                 continue;
             }
             if self.cluster.node_mut(node).is_running() {
-                // A node that still waits for Redis takes the connection and does not answer.
+                // A node that is not open yet takes the connection and does not answer.
                 let client = Client::with_timeout(&self.cluster.node(node).url(), LOOK_MAX);
                 let answer = client.get("/readyz").try_send().await;
                 self.seen_ready[node] |= answer.is_ok_and(|answer| answer.status == 200);
             } else {
                 let log = self.cluster.node(node).log();
                 assert!(!self.seen_ready[node], "node {node} ended by itself\n{log}");
+                eprintln!("chaos: node {node} could not start\n{log}");
                 self.failed_starts += 1;
                 self.cluster.relaunch(node).await;
             }

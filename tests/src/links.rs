@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::eventually;
 use crate::ports::free_port;
 
 /// Bytes passed on at a time.
@@ -72,8 +73,13 @@ impl Links {
     pub async fn open(&mut self, node: usize, process: u32) {
         self.processes.lock()[node] = Some(process);
         let door = &mut self.doors[node];
-        let listener = TcpListener::bind(("127.0.0.1", door.port)).await;
-        let listener = listener.expect("no other test takes this port");
+        // Still open after a process that has ended by itself.
+        if let Some(listening) = door.listening.take() {
+            listening.abort();
+        }
+        let address = ("127.0.0.1", door.port);
+        let bind = || async { TcpListener::bind(address).await.ok() };
+        let listener = eventually("the door's port is free again", bind).await;
         let end = Listening {
             node,
             door: listener.local_addr().expect("a bound listener has an address"),

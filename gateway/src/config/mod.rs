@@ -146,7 +146,7 @@ pub struct Config {
     pub shards: u16,
     /// Longest wait of accepted records before they are flushed to the store.
     pub flush_linger: Duration,
-    /// Journal bytes past which appends are refused.
+    /// Most bytes that the journal takes on disk.
     pub journal_bytes: u64,
     /// Memory for what was read from the store.
     pub cache_bytes: usize,

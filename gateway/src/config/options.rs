@@ -65,8 +65,8 @@ pub(super) struct Options {
 
     /// Redis that nodes of one bucket share, redis:// or rediss://: this node is one of many [default: none, one node].
     ///
-    /// It holds who is there and who leads; nothing acknowledged depends on it. One primary, no Redis Cluster. Never
-    /// shown with its password. [env: FOREBAY_REDIS]
+    /// It holds who is there and who leads; nothing acknowledged depends on it. One primary, no Redis Cluster. An URL with
+    /// a password is better given as a variable or in the file: other users of the machine see arguments. [env: FOREBAY_REDIS]
     #[arg(long, value_name = "URL")]
     pub(super) redis: Option<Hidden>,
 
@@ -127,9 +127,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "DURATION")]
     pub(super) flush_linger: Option<Linger>,
 
-    /// Size of the journal past which records are refused, in bytes or KiB, MiB, GiB; at least 64MiB [default: 10GiB].
+    /// Most that the journal takes on disk, in bytes or KiB, MiB, GiB; at least 64MiB [default: 10GiB].
     ///
-    /// Bounds the disk space that waits for a slow store. [env: FOREBAY_JOURNAL_BYTES]
+    /// Past it the store acknowledges, until it has everything. [env: FOREBAY_JOURNAL_BYTES]
     #[arg(long, value_name = "SIZE")]
     pub(super) journal_bytes: Option<ByteSize>,
 
