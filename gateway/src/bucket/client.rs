@@ -58,6 +58,7 @@ impl Refusal {
         let text = match (&code, error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
             (Some(code), None) => code.clone(),
+            _ if matches!(status, Some(200..=299)) => "what it answers is not about this".to_owned(),
             _ => causes(&error),
         };
         Self { status, code, text }
