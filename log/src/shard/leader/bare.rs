@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::format::wal_object::WalHeader;
 use crate::journal::{JournalEntry, Progress, Replayed};
-use crate::model::{LeaderEpoch, Offset, Timestamp, TopicPartition, WalSeq};
+use crate::model::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition, WalSeq};
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, AppendError, Appended};
 use crate::shard::frames::SharedJournal;
@@ -61,6 +61,10 @@ impl Logs for Memory {
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
         let mut logs = self.0.lock();
         Arc::clone(logs.entry(partition).or_insert_with(|| Arc::new(PartitionLog::new(partition))))
+    }
+
+    fn is_gone(&self, _: TopicId) -> bool {
+        false
     }
 }
 

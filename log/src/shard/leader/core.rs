@@ -65,6 +65,9 @@ pub(super) enum AckFrom {
 pub(super) trait Logs: Debug + Send + Sync {
     /// Returns a partition's; an empty one when it never had a record.
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog>;
+
+    /// Tells whether a topic is known to be deleted.
+    fn is_gone(&self, topic: TopicId) -> bool;
 }
 
 /// What a leader works with.
@@ -157,8 +160,8 @@ pub(super) struct LeaderCore {
     /// With a journal, on a store that others may write.
     pub(super) marks: Option<Marks>,
     pub(super) leftovers: Option<Leftovers>,
-    /// The partitions to which leftovers are appended again, while there are any.
-    pub(super) resuming: Option<Vec<TopicPartition>>,
+    /// Whether leftovers are being appended again.
+    pub(super) resuming: bool,
     /// What is being read back from the journal: one thing at a time.
     pub(super) loading: Option<Loading>,
     pub(super) spill_bytes: usize,
@@ -207,7 +210,7 @@ impl LeaderCore {
             journal_fails: false,
             marks,
             leftovers: setup.leftovers,
-            resuming: None,
+            resuming: false,
             loading: None,
             spill_bytes: setup.spill_bytes,
             lingering: Vec::new(),
@@ -234,7 +237,7 @@ impl LeaderCore {
 
     /// Tells whether anything is on its way.
     pub(super) fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || !self.refusals.is_empty() || self.resuming.is_some()
+        !self.pending.is_empty() || !self.refusals.is_empty() || self.resuming
     }
 
     /// Tells whether somebody waits for the journal after the end of the leadership.
@@ -249,7 +252,7 @@ impl LeaderCore {
 
     /// Tells whether commands are taken: what came before them is among the pending frames.
     pub(super) fn takes_commands(&self) -> bool {
-        self.resuming.is_none() && !self.is_crowded()
+        !self.resuming && !self.is_crowded()
     }
 
     /// Tells whether appends are taken: recovery has ended.
