@@ -54,6 +54,8 @@ use crate::shard::walk::Walk;
 const PERMIT_BYTES: usize = 256;
 /// Permits that an append takes beside those for its batches.
 const APPEND_PERMITS: usize = 4;
+/// Permits that whoever waits keeps where the append itself takes no room: it was refused, or repeats another.
+const WAITER_PERMITS: usize = 2;
 
 /// What a leader works with.
 #[derive(Debug, Clone)]

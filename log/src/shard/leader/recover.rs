@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::FormatError;
-use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, Replayed};
+use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, JournalError, Replayed};
 use crate::limits;
 use crate::model::{Durability, Offset, Timestamp, TopicPartition};
 use crate::mutation::{self, Mutation};
@@ -196,19 +196,20 @@ impl LeaderCore {
         let mut lost = Vec::new();
         // What never got to the disk was not acknowledged, and cannot be read.
         while progress.dead
-            && let Some(leftover) = leftovers.pop_front_if(|leftover| leftover.number() >= progress.below)
+            && let Some(leftover) = leftovers.pop_back_if(|leftover| leftover.number() >= progress.below)
         {
             lost.push(leftover.number());
         }
         let mut size = 0;
-        let synced = leftovers.iter().take_while(|leftover| leftover.number() < progress.below);
+        let synced =
+            leftovers.iter().skip(self.unread).take_while(|leftover| leftover.number() < progress.below);
         let next = synced.take_while(|leftover| {
             let fits = size < self.object_bytes;
             size += leftover.entry.size_bytes();
             fits
         });
         let entries: Vec<JournalEntry> = next.map(|leftover| leftover.entry.clone()).collect();
-        if leftovers.is_empty() {
+        if leftovers.len() <= self.unread {
             (self.resuming, self.recovering) = (false, false);
         } else if !entries.is_empty() {
             self.loading = Some(Loading::Leftovers(entries.len()));
@@ -220,14 +221,27 @@ impl LeaderCore {
     /// Appends the oldest leftovers again.
     pub(super) fn leftovers_loaded(&mut self, at: Duration, count: usize, loaded: Loaded) {
         let Some(leftovers) = self.leftovers.as_mut().filter(|_| self.resuming) else { return };
-        let count = count.min(leftovers.len());
-        let these: Vec<Leftover> = leftovers.drain(..count).collect();
+        let end = leftovers.len().min(self.unread + count);
+        let these: Vec<Leftover> = leftovers.drain(self.unread..end).collect();
         let (mut gone, mut settled) = (0, Vec::new());
         for (leftover, loaded) in these.into_iter().zip(loaded) {
             let number = leftover.number();
-            match self.append_again(leftover, loaded, &mut gone) {
-                Some(frame) => self.push(at, frame),
-                None => settled.push(number),
+            let appended = match loaded {
+                Ok(frame) => self.append_again(leftover, frame, &mut gone),
+                Err(JournalError::Format(error)) => Err(error),
+                Err(error) => {
+                    tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch cannot be read; it stays in the journal");
+                    self.keep_unread(leftover);
+                    continue;
+                }
+            };
+            match appended {
+                Ok(Some(frame)) => self.push(at, frame),
+                Ok(None) => settled.push(number),
+                Err(error) => {
+                    tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch is lost");
+                    settled.push(number);
+                }
             }
         }
         if gone > 0 {
@@ -243,33 +257,23 @@ impl LeaderCore {
     fn append_again(
         &mut self,
         leftover: Leftover,
-        loaded: Result<Frame, FormatError>,
+        frame: Frame,
         gone: &mut u64,
-    ) -> Option<PendingFrame> {
-        let appends = loaded.and_then(|frame| match frame {
-            Frame::Append { mut batches, .. } => {
-                let of_gone = batches.extract_if(.., |batch| self.logs.is_gone(batch.partition.topic));
-                *gone += of_gone.map(|batch| u64::from(batch.count)).sum::<u64>();
-                to_appends(&batches)
-            }
-            _ => Err(FormatError::Field { what: "journal frame", field: "kind" }),
-        });
-        let appends = match appends {
-            Ok(appends) => appends,
-            Err(error) => {
-                let number = leftover.number();
-                tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch is lost");
-                return None;
-            }
+    ) -> Result<Option<PendingFrame>, FormatError> {
+        let Frame::Append { mut batches, .. } = frame else {
+            return Err(FormatError::Field { what: "journal frame", field: "kind" });
         };
+        let of_gone = batches.extract_if(.., |batch| self.logs.is_gone(batch.partition.topic));
+        *gone += of_gone.map(|batch| u64::from(batch.count)).sum::<u64>();
+        let appends = to_appends(&batches)?;
         let mut turn = Turn::new(&mut self.state, self.append_time);
         appends.into_iter().for_each(|append| turn.take_again(append));
         if turn.is_empty() {
-            return None;
+            return Ok(None);
         }
         let logs = &self.logs;
         let frame = turn.finish(self.epoch, leftover.origin, |partition| logs.log(partition));
-        Some(PendingFrame {
+        Ok(Some(PendingFrame {
             number: Some(leftover.number()),
             entry: Some(leftover.entry),
             moved: true,
@@ -277,7 +281,15 @@ impl LeaderCore {
             reached: Some(Durability::Local),
             sent: leftover.sent,
             ..frame
-        })
+        }))
+    }
+
+    /// Puts a leftover back, in front of those that are to be read.
+    fn keep_unread(&mut self, leftover: Leftover) {
+        if let Some(leftovers) = &mut self.leftovers {
+            leftovers.insert(self.unread, leftover);
+            self.unread += 1;
+        }
     }
 }
 
