@@ -37,7 +37,7 @@ enum Standing {
 impl LeaderCore {
     /// Takes back one frame at its old offsets.
     pub(super) fn recover(&mut self, at: Duration, replayed: Replayed) -> Result<(), RecoverError> {
-        let Replayed { entry, frame, .. } = replayed;
+        let Replayed { entry, frame } = replayed;
         let number = entry.number;
         if !self.exclusive {
             return Err(RecoverError::Shared);
