@@ -159,6 +159,8 @@ pub const JOURNAL_FILE_BYTES: u64 = 64 * MIB as u64;
 pub const JOURNAL_BYTES_MAX: u64 = 10 * 1024 * MIB as u64;
 /// Bytes of one journal frame: one unit with its framing.
 pub const JOURNAL_FRAME_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+/// Attempts to read frames of the journal back, about 6 s, before those that cannot be read are left where they are.
+pub const JOURNAL_READ_ATTEMPTS_MAX: u32 = 8;
 /// Bytes of frames that wait for the journal's thread. Past it the caller waits.
 pub const JOURNAL_PENDING_BYTES_MAX: usize = 64 * MIB;
 

@@ -15,6 +15,7 @@ use forebay_log::journal::{Frame, FrameNumber, JournalEntry, JournalOptions, sca
 use forebay_log::model::{Durability, WalSeq};
 use forebay_log::shard::SharedJournal;
 use forebay_log::shard::append::{AppendError, Appended};
+use forebay_log::shard::state::ShardState;
 use forebay_log::shard::taker::{self, Ask, PutAnswer, Taker, TakerError};
 use forebay_log::shard::writer::Ended;
 use forebay_log::testing::BareWriter;
@@ -434,8 +435,10 @@ impl World {
                 taker::Answer::Manifest(manifest)
             }
             (Op::Get(Key::Snapshot(_)), Answer::Object(found)) => {
-                let decode = |bytes: &[u8]| Snapshot::decode(bytes).expect("a snapshot");
-                taker::Answer::Snapshot(found.map(|object| decode(&object.bytes)))
+                let state = |bytes: &[u8]| {
+                    ShardState::from_snapshot(Some(&Snapshot::decode(bytes).expect("a snapshot")))
+                };
+                taker::Answer::Snapshot(found.map(|object| Box::new(state(&object.bytes))))
             }
             (_, Answer::Object(found)) => {
                 taker::Answer::Object(found.and_then(|object| object.path_object()).map(Box::new))

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
 use super::Means;
-use super::partitions_of;
 use crate::cluster::Peers;
 use crate::cluster::follow::{FollowEnd, FollowStream, Followed, Wanted};
 use crate::limits;
@@ -256,9 +255,9 @@ impl Keeper {
         let means = &self.common.means;
         let (at, index) = (self.slot().at().clone(), Arc::clone(self.slot().index()));
         let (shard, task) = Shard::open(at, index, means.options.clone(), nonces).await?;
-        // Read after the takeover: what the journal holds of topics that are gone by now is dropped.
+        // What the journal holds of topics that are known to be deleted by now is not appended again.
         means.topics.refresh().await;
-        shard.recovered(false, partitions_of(&means.topics, self.shard)).await?;
+        shard.recovered(false, Vec::new()).await?;
         Ok((shard, task))
     }
 }

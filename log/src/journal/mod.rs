@@ -24,7 +24,7 @@ use std::{fmt, io};
 use tokio::sync::{TryAcquireError, watch};
 use tokio::task::spawn_blocking;
 
-use crate::error::{ErrorKind, FormatError, Outcome};
+use crate::error::{ErrorKind, FormatError};
 use crate::limits;
 use crate::model::ClusterId;
 
@@ -128,17 +128,6 @@ impl JournalError {
             Self::Format(FormatError::TooLarge { .. }) => ErrorKind::Invalid,
             Self::Format(_) => ErrorKind::Corrupt,
         }
-    }
-
-    /// Tells what became of the frame: it was not queued. What was queued before is [`Outcome::Unknown`] until
-    /// [`Progress::below`] passes it, for ever if the journal is dead.
-    pub fn outcome(&self) -> Outcome {
-        Outcome::NotApplied
-    }
-
-    /// Tells whether the same call may succeed later on this journal.
-    pub fn is_retriable(&self) -> bool {
-        matches!(self, Self::Full | Self::Exhausted { .. })
     }
 }
 

@@ -35,8 +35,6 @@ pub struct Replayed {
     pub entry: JournalEntry,
     /// What was appended. Batch bodies share one allocation per frame.
     pub frame: Frame,
-    /// Whether damaged frames lie before it.
-    pub after_damage: bool,
 }
 
 /// One file of a journal and the frames it holds.
@@ -75,7 +73,6 @@ pub struct Replay {
     folder: Arc<dyn Folder>,
     seal: Seal,
     parts: VecDeque<Part>,
-    next: FrameNumber,
     /// The file that is being read, and its number.
     bytes: Bytes,
     file: u64,
@@ -110,18 +107,12 @@ impl Replay {
         }
     }
 
-    /// Returns the number that the first frame appended after this replay got or will get.
-    pub fn end(&self) -> FrameNumber {
-        self.next
-    }
-
     fn decode(&self, found: Found) -> Result<Option<Replayed>, JournalError> {
         // Copied, so that a batch kept by the caller does not keep the whole file in memory.
         let bytes = Bytes::copy_from_slice(&self.bytes[found.position..found.position + found.len]);
-        let after_damage = self.damage.first().is_some_and(|damage| damage.first <= found.number);
         let frame = frame::decode(&bytes)?;
         let entry = JournalEntry::found(found.number, self.file, found.position, found.len);
-        Ok(frame.map(|frame| Replayed { entry, frame, after_damage }))
+        Ok(frame.map(|frame| Replayed { entry, frame }))
     }
 }
 
@@ -149,7 +140,6 @@ impl Inspection {
             seal,
             // Files without frames may be gone by the time they would be read.
             parts: self.parts.into_iter().filter(|part| part.first < part.end).collect(),
-            next: self.next,
             bytes: Bytes::new(),
             file: 0,
             found: VecDeque::new(),

@@ -205,6 +205,8 @@ pub(super) struct Writer {
     /// Every frame below is written and synced.
     synced_below: FrameNumber,
     released: FrameNumber,
+    /// What was released when a file could not be removed: it is tried again once more is.
+    stuck_at: Option<FrameNumber>,
     dead: bool,
 }
 
@@ -235,6 +237,7 @@ impl Writer {
             written_below: next,
             synced_below: next,
             released: FrameNumber::ZERO,
+            stuck_at: None,
             dead: false,
         })
     }
@@ -275,7 +278,9 @@ impl Writer {
             // process would take them for durable.
             let _ = self.device.cut(self.active.synced_end);
         }
-        self.remove_below(self.released);
+        if self.stuck_at.is_none_or(|stuck| stuck < self.released) {
+            self.remove_below(self.released);
+        }
         turn.stop.is_none()
     }
 
@@ -388,9 +393,11 @@ impl Writer {
 
     /// Removes the oldest files as far as all their frames lie below a number.
     fn remove_below(&mut self, frame: FrameNumber) {
+        self.stuck_at = None;
         while let Some(oldest) = self.closed.front().filter(|oldest| oldest.end <= frame) {
             if let Err(error) = self.device.remove(oldest.file) {
                 tracing::warn!(%error, file = oldest.file, "released journal file cannot be removed");
+                self.stuck_at = Some(frame);
                 return;
             }
             self.shared.subtract_bytes(oldest.bytes);

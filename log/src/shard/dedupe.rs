@@ -8,8 +8,11 @@
 //! - of a *producer*: the id stands for a producer in one partition, and sequences count its records. Each append begins
 //!   where the one before it ended; a newer epoch begins anew and shuts the older ones out.
 //!
-//! Where a producer goes on follows from its newest entry; nothing else is stored. Entries leave in the order they came,
-//! so that of each producer the newest ones stay, without a gap. Once all are gone it is unknown again.
+//! Where a producer goes on follows from its newest entry; nothing else is stored. That is the last of its chain, in which
+//! each entry begins where another ends. What a node acknowledged at `local` and appends again later may come when its
+//! producer has long gone on elsewhere: such an entry is found by its name, but moves nobody back.
+//!
+//! Entries leave in the order they came. Once a producer's newest one is gone the producer is unknown again.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -95,7 +98,7 @@ pub struct DedupeTable {
     entries: Entries,
     /// The positions of all entries that are not forgotten, by name.
     by_name: HashTable<u32>,
-    /// The position of the newest entry of each id.
+    /// The position of the newest entry of each id: the last of its chain.
     newest: HashTable<u32>,
     max: usize,
 }
@@ -131,19 +134,24 @@ impl DedupeTable {
     /// Judges the name of an append.
     pub fn check(&self, name: &Dedupe) -> Seen {
         let Dedupe { id, producer_epoch, first_sequence: sequence, body_hash } = *name;
-        let Some(epoch) = producer_epoch else {
-            return self.find(&Name { id, epoch: 0, sequence }, body_hash).unwrap_or(Seen::New);
-        };
-        let Some(newest) = self.newest(id) else { return Seen::New };
+        let Some(epoch) = producer_epoch else { return self.check_again(name) };
+        let known = || self.find(&Name { id, epoch, sequence }, body_hash);
+        let Some(newest) = self.newest(id) else { return known().unwrap_or(Seen::New) };
         let expected = newest.next_sequence();
         match epoch.cmp(&newest.producer_epoch) {
             Ordering::Less => Seen::Fenced { current: newest.producer_epoch },
             Ordering::Greater => Seen::New,
             Ordering::Equal if sequence == expected => Seen::New,
-            Ordering::Equal => {
-                self.find(&Name { id, epoch, sequence }, body_hash).unwrap_or(Seen::Gap { expected })
-            }
+            Ordering::Equal => known().unwrap_or(Seen::Gap { expected }),
         }
+    }
+
+    /// Judges the name of an append that is to be appended again, whatever its producer did since: whether it is there,
+    /// by this very name.
+    pub(super) fn check_again(&self, name: &Dedupe) -> Seen {
+        let Dedupe { id, producer_epoch, first_sequence: sequence, body_hash } = *name;
+        let name = Name { id, epoch: producer_epoch.unwrap_or(0), sequence };
+        self.find(&name, body_hash).unwrap_or(Seen::New)
     }
 
     /// Adds an append's entry in one partition. One of the same name there is forgotten: it can only be a producer's
@@ -152,7 +160,7 @@ impl DedupeTable {
         while self.entries.held.len() >= self.max {
             self.drop_oldest();
         }
-        let Self { entries, by_name, newest, .. } = self;
+        let Self { entries, by_name, .. } = self;
         let len = u32::try_from(entries.held.len()).expect("a table is bounded far below");
         let position = entries.first.wrapping_add(len);
         entries.held.push_back((partition, entry));
@@ -162,21 +170,63 @@ impl DedupeTable {
             entries.get(*at).is_some_and(|(other, entry)| *other == partition && Name::of(entry) == name)
         };
         let hash = entries.hash_of_name(&name);
-        match by_name.find_mut(hash, same) {
-            Some(known) => *known = position,
+        let replaced = match by_name.find_mut(hash, same) {
+            Some(known) => Some(std::mem::replace(known, position)),
             None => {
                 let rehash = |at: &u32| entries.name(*at).map_or(0, |name| entries.hash_of_name(&name));
                 by_name.insert_unique(hash, position, rehash);
+                None
             }
-        }
+        };
+        self.note_newest(position, &entry, replaced);
+    }
+
+    /// Makes an entry that was added the newest of its id if none is known, or its epoch is newer, or it goes on where
+    /// that one ended; and then the last of those that go on behind it and were added before.
+    fn note_newest(&mut self, position: u32, entry: &DedupeEntry, replaced: Option<u32>) {
+        let Self { entries, newest, .. } = self;
         let hash = entries.hash_of_id(entry.id);
-        match newest.find_mut(hash, |at| entries.id(*at) == Some(entry.id)) {
-            Some(known) => *known = position,
+        let known = newest.find(hash, |at| entries.id(*at) == Some(entry.id)).copied();
+        let follows = |last: &DedupeEntry| match entry.producer_epoch.cmp(&last.producer_epoch) {
+            Ordering::Less => false,
+            Ordering::Equal => entry.first_sequence == last.next_sequence(),
+            Ordering::Greater => true,
+        };
+        let moves = known.and_then(|known| entries.get(known)).is_none_or(|(_, last)| follows(last));
+        if !moves && known != replaced {
+            return;
+        }
+        let last = self.end_of_chain(position);
+        let Self { entries, newest, .. } = self;
+        match newest.find_mut(hash, |at| Some(*at) == known) {
+            Some(known) => *known = last,
             None => {
                 let rehash = |at: &u32| entries.id(*at).map_or(0, |id| entries.hash_of_id(id));
-                newest.insert_unique(hash, position, rehash);
+                newest.insert_unique(hash, last, rehash);
             }
         }
+    }
+
+    /// Returns the last entry that goes on, over any number of others, behind the one at a position. A producer that used
+    /// all sequences since comes upon its first ones again, which are none of them: so many offsets lie in between.
+    fn end_of_chain(&self, first: u32) -> u32 {
+        let entries = &self.entries;
+        let Some((partition, begin)) = entries.get(first) else { return first };
+        let end = begin.end_offset();
+        let lies_near =
+            |entry: &DedupeEntry| end.get().saturating_sub(entry.base_offset.get()) <= u32::MAX.into();
+        let goes_on = |last: &u32| {
+            let (_, last) = entries.get(*last)?;
+            let name = Name { sequence: last.next_sequence(), ..Name::of(last) };
+            let found = self.by_name.find(entries.hash_of_name(&name), |at| {
+                entries.get(*at).is_some_and(|(other, entry)| {
+                    other == partition && Name::of(entry) == name && lies_near(entry)
+                })
+            });
+            found.copied()
+        };
+        let chain = std::iter::successors(Some(first), goes_on);
+        chain.take(self.entries.held.len()).last().unwrap_or(first)
     }
 
     /// Drops entries that are older than [`limits::DEDUPE_AGE_MAX`] at this append time.

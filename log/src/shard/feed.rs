@@ -107,7 +107,10 @@ impl StoredObject {
         parts
     }
 
-    /// Decodes what another node encoded. Batches stay slices of these bytes, and are guarded by their own checksums.
+    /// Decodes what another node encoded. Batches are guarded by their own checksums.
+    ///
+    /// A run that is less than half of these bytes is copied: a slice of them, kept in memory for readers, would keep
+    /// all of them there. So what is kept takes at most twice its size.
     ///
     /// # Errors
     /// Any [`FormatError`]; nothing of it may be used.
@@ -134,7 +137,9 @@ impl StoredObject {
         for number in sent {
             let entry = footer.entries.get(number);
             let entry = entry.ok_or(FormatError::Field { what: WHAT, field: "number of a run" })?;
-            runs[number] = vec![take(entry.length as usize)?];
+            let run = take(entry.length as usize)?;
+            let is_small = 2 * run.len() < bytes.len();
+            runs[number] = vec![if is_small { Bytes::copy_from_slice(&run) } else { run }];
         }
         decoder.finish()?;
         Ok(Self { header, footer, head, index, runs })
@@ -231,7 +236,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::tests::{encoded, partition, seq};
+    use crate::shard::tests::{encoded, encoded_of, partition, seq};
 
     /// An object with batches of two partitions, and one that announces a third.
     fn stored(at: u64) -> Arc<StoredObject> {
@@ -254,6 +259,18 @@ mod tests {
             let held: Vec<_> = (0..4).map(|entry| decoded.batches(entry)).collect();
             assert_eq!(held, [batch.clone(), batch, None, None]);
             assert_eq!(decoded.encode(|_| true).concat(), sent, "it can be passed on");
+        }
+    }
+
+    #[test]
+    fn a_small_run_keeps_no_large_frame_in_memory() {
+        let lies_in = |frame: &Bytes, run: Bytes| frame.as_ptr_range().contains(&run.as_ptr());
+        for (body_len, is_copied) in [(5, true), (2_000, false)] {
+            let object = encoded_of(64, 1, false, &[(0, 0, 2)], vec![7; body_len].into());
+            let sent: Bytes = StoredObject::from(object).encode(|_| true).concat().into();
+            let run = StoredObject::decode(sent.clone()).unwrap().batches(0).unwrap();
+            assert_eq!(run.len(), body_len);
+            assert_eq!(lies_in(&sent, run), !is_copied);
         }
     }
 

@@ -425,12 +425,17 @@ impl ShardIndex {
         let Some((manifest, revision)) = self.at.manifest_if_changed(seen.as_ref()).await? else {
             return Ok(false);
         };
-        let is_new = manifest.version > self.rolled.lock().version;
+        let is_new = self.is_behind(&manifest);
         if is_new {
             self.adopt(&manifest).await?;
         }
         *seen = Some(revision);
         Ok(is_new)
+    }
+
+    /// Tells whether a manifest is newer than the one that readers go by.
+    pub(crate) fn is_behind(&self, manifest: &Manifest) -> bool {
+        manifest.version > self.rolled.lock().version
     }
 
     /// Takes over what a manifest says about everything below its floor, and its log starts. An older manifest than the

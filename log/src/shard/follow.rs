@@ -66,18 +66,20 @@ pub struct Follower {
     reader: Reader,
     ask: Option<Ask>,
     ahead: ReadAhead,
+    /// The manifest that was read last.
+    manifest: Option<Manifest>,
 }
 
 impl Follower {
     /// Begins at the floor of the shard's manifest.
     pub fn new(at: ShardStore) -> Self {
         let (reader, ask) = Reader::new();
-        Self { ahead: ReadAhead::new(at.clone()), at, reader, ask: Some(ask) }
+        Self { ahead: ReadAhead::new(at.clone()), at, reader, ask: Some(ask), manifest: None }
     }
 
     /// Begins where a reader stands.
     fn on(at: ShardStore, reader: Reader) -> Self {
-        Self { ahead: ReadAhead::new(at.clone()), at, reader, ask: None }
+        Self { ahead: ReadAhead::new(at.clone()), at, reader, ask: None, manifest: None }
     }
 
     /// Returns what comes next. At the tail the caller waits for news as it likes, and calls again.
@@ -101,7 +103,8 @@ impl Follower {
                 Ask::Manifest => {
                     self.ask = Some(Ask::Manifest);
                     self.ahead.forget();
-                    Answer::Manifest(self.at.manifest().await?.map(|(manifest, _)| manifest))
+                    self.manifest = self.at.manifest().await?.map(|(manifest, _)| manifest);
+                    Answer::Manifest(self.manifest.clone())
                 }
                 Ask::Object(seq) => {
                     self.ask = Some(Ask::Object(seq));
@@ -167,7 +170,8 @@ impl Following {
     /// A call that was dropped may be made again.
     ///
     /// # Cost
-    /// As [`Follower::next`] for each object; at the tail one GET of its number and one of the manifest.
+    /// As [`Follower::next`] for each object; at the tail one GET of its number and one of the manifest, and where that is
+    /// new what [`ShardIndex::adopt`] costs.
     pub async fn catch_up(&mut self) -> Result<WalSeq, FollowError> {
         let _feeding = self.index.feed_alone().await;
         loop {
@@ -176,6 +180,7 @@ impl Following {
                 Followed::Data(object) => self.take_in(&object)?,
                 Followed::Tail(seq) => {
                     self.note_path();
+                    self.take_over_manifest().await?;
                     return Ok(seq);
                 }
             }
@@ -202,6 +207,16 @@ impl Following {
         self.follower = walked;
         self.note_path();
         self.wake_all();
+        Ok(())
+    }
+
+    /// Adopts the manifest that was read at the tail, if it is new: log starts that others moved, or what they rolled.
+    async fn take_over_manifest(&mut self) -> Result<(), FollowError> {
+        let read = self.follower.manifest.take();
+        if let Some(manifest) = read.filter(|manifest| self.index.is_behind(manifest)) {
+            self.index.adopt(&manifest).await?;
+            self.wake_all();
+        }
         Ok(())
     }
 

@@ -120,17 +120,10 @@ impl SharedJournal {
         self.journal.try_append(frame, true).ok().map(|entry| entry.number)
     }
 
-    /// Reads frames back; those that are damaged are errors by themselves. Blocks on the disk.
-    ///
-    /// # Errors
-    /// [`JournalError::Io`]; a retry reads them all again.
-    pub(crate) fn read(&self, entries: &[JournalEntry]) -> Result<Loaded, JournalError> {
-        let one = |entry: &JournalEntry| match self.journal.read(entry) {
-            Ok(frame) => Ok(Ok(frame)),
-            Err(JournalError::Format(error)) => Ok(Err(error)),
-            Err(error) => Err(error),
-        };
-        entries.iter().map(one).collect()
+    /// Reads frames back, each with an error of its own: of those a retry may mend [`JournalError::Io`]. Blocks on the
+    /// disk.
+    pub(crate) fn read(&self, entries: &[JournalEntry]) -> Loaded {
+        entries.iter().map(|entry| self.journal.read(entry)).collect()
     }
 
     /// Notes a frame found at the start of the node, which is needed until it is stored.

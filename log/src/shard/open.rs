@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::PutPayload;
 use rand::rngs::StdRng;
+use tokio::task::spawn_blocking;
 
 use crate::error::{ErrorKind, FormatError};
 use crate::format::manifest::Manifest;
@@ -17,6 +18,7 @@ use crate::limits;
 use crate::model::{ClusterId, ShardId, Timestamp, WalSeq};
 use crate::shard::ahead::ReadAhead;
 use crate::shard::pages::Pages;
+use crate::shard::state::ShardState;
 use crate::shard::taker::{Answer, Ask, Leadership, PathObject, PutAnswer, Taker, TakerError};
 use crate::store::{CreateAnswer, Register, Revision, Store, StoreError, Swap};
 
@@ -97,7 +99,7 @@ impl ShardStore {
                     self.create_manifest(&manifest).await?;
                     Answer::ManifestCreated
                 }
-                Ask::Snapshot(hash) => Answer::Snapshot(self.snapshot(hash).await?),
+                Ask::Snapshot(hash) => Answer::Snapshot(self.state(hash).await?.map(Box::new)),
                 Ask::Object(seq) => Answer::Object(ahead.object(seq).await?.map(Box::new)),
                 Ask::PutEpoch { seq, body, again } => {
                     if again {
@@ -150,11 +152,28 @@ impl ShardStore {
     /// [`OpenError`]; a retry is safe.
     ///
     /// # Cost
-    /// 1 GET.
+    /// 1 GET; decoded on a blocking thread.
     pub async fn snapshot(&self, hash: u128) -> Result<Option<Snapshot>, OpenError> {
+        self.snapshot_as(hash, |snapshot| snapshot).await
+    }
+
+    /// Reads a snapshot, as [`Self::snapshot`] does, and builds the state that it describes there too: that takes as long.
+    async fn state(&self, hash: u128) -> Result<Option<ShardState>, OpenError> {
+        self.snapshot_as(hash, |snapshot| ShardState::from_snapshot(Some(&snapshot))).await
+    }
+
+    /// Makes something of a snapshot where blocking is allowed: it may hold a million dedupe entries.
+    async fn snapshot_as<T: Send + 'static>(
+        &self,
+        hash: u128,
+        make: impl FnOnce(Snapshot) -> T + Send + 'static,
+    ) -> Result<Option<T>, OpenError> {
         let key = self.keys.snapshot(self.shard, hash);
         let Some(body) = self.store.get(&key).await? else { return Ok(None) };
-        Snapshot::decode(&body).map(Some).map_err(|source| damaged(&key, source))
+        let made = spawn_blocking(move || Snapshot::decode(&body).map(make));
+        let made =
+            made.await.expect("decoding does not panic, and ends before the runtime that waits for it");
+        made.map(Some).map_err(|source| damaged(&key, source))
     }
 
     /// Reads the pages that a manifest names, but for those already known.

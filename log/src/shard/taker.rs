@@ -7,7 +7,6 @@ use rand::rngs::StdRng;
 
 use crate::error::ErrorKind;
 use crate::format::manifest::{EpochEntry, Manifest};
-use crate::format::snapshot::Snapshot;
 use crate::format::wal_object::{Footer, ObjectKind, WalHeader, encode_epoch};
 use crate::limits;
 use crate::model::{ClusterId, LeaderEpoch, Nonce, ShardId, Timestamp, WalSeq};
@@ -31,7 +30,7 @@ pub enum Ask {
     Manifest,
     /// Create the shard's first manifest, if there is none.
     CreateManifest(Manifest),
-    /// Read a snapshot by its hash.
+    /// Read a snapshot by its hash, and build the state that it describes.
     Snapshot(u128),
     /// Read header and index of the object at this number.
     Object(WalSeq),
@@ -68,8 +67,8 @@ pub enum Answer {
     Manifest(Option<Manifest>),
     /// The first manifest was created, or somebody else created one.
     ManifestCreated,
-    /// The snapshot, if it is still there.
-    Snapshot(Option<Snapshot>),
+    /// What the snapshot describes, if it is still there.
+    Snapshot(Option<Box<ShardState>>),
     /// The object, if there is one.
     Object(Option<Box<PathObject>>),
     /// How the PUT ended.
@@ -89,7 +88,8 @@ pub struct Leadership {
     pub span: u64,
     /// Offsets and dedupe entries at the end of the walk.
     pub state: ShardState,
-    /// The manifest from which the walk started.
+    /// The manifest that T5 read. Since the walk started from an older one its floor may have moved, over objects of the
+    /// walk.
     pub manifest: Manifest,
     /// The newest epochs that are known, this one included, in order.
     pub epochs: Vec<EpochEntry>,
@@ -221,9 +221,7 @@ impl Taker {
             }
             (Step::Begin, Answer::Manifest(Some(manifest))) => self.load(manifest),
             (Step::Creating, Answer::ManifestCreated) => self.restart(),
-            (Step::Loading(manifest), Answer::Snapshot(Some(snapshot))) => {
-                Ok(self.walk(manifest, Some(&snapshot)))
-            }
+            (Step::Loading(manifest), Answer::Snapshot(Some(state))) => Ok(self.walk(manifest, *state)),
             (Step::Loading(_), Answer::Snapshot(None)) => self.restart(),
             (Step::Walking(attempt), Answer::Object(found)) => self.visit(attempt, found),
             (Step::Overshooting(attempt, at, highest), Answer::Object(found)) => {
@@ -240,9 +238,7 @@ impl Taker {
             (Step::ReadingBack(attempt, nonce), Answer::Object(found)) => {
                 self.read_back(attempt, nonce, found)
             }
-            (Step::Validating(attempt, nonce), Answer::Manifest(now)) => {
-                self.validate(attempt, nonce, now.as_ref())
-            }
+            (Step::Validating(attempt, nonce), Answer::Manifest(now)) => self.validate(attempt, nonce, now),
             _ => Err(TakerError::Answer),
         }
     }
@@ -270,7 +266,7 @@ impl Taker {
             return Err(differs("shard"));
         }
         match manifest.snapshot {
-            None => Ok(self.walk(manifest, None)),
+            None => Ok(self.walk(manifest, ShardState::default())),
             Some(hash) => {
                 self.step = Some(Step::Loading(manifest));
                 Ok(Ask::Snapshot(hash))
@@ -278,9 +274,8 @@ impl Taker {
         }
     }
 
-    fn walk(&mut self, manifest: Manifest, snapshot: Option<&Snapshot>) -> Ask {
+    fn walk(&mut self, manifest: Manifest, state: ShardState) -> Ask {
         let walk = Walk::from_manifest(&manifest);
-        let state = ShardState::from_snapshot(snapshot);
         let epochs = manifest.epochs.clone();
         self.look(Attempt { manifest, walk, state, epochs, objects: Vec::new() })
     }
@@ -386,15 +381,17 @@ impl Taker {
 
     fn validate(
         &mut self,
-        attempt: Attempt,
+        mut attempt: Attempt,
         nonce: Nonce,
-        now: Option<&Manifest>,
+        now: Option<Manifest>,
     ) -> Result<Ask, TakerError> {
         let at = attempt.walk.position();
-        let void = now.is_none_or(|manifest| manifest.floor > at);
+        let void = now.as_ref().is_none_or(|manifest| manifest.floor > at);
         if void && !mutation::is(Mutation::NoFloorReadAfterEpoch) {
             return self.restart();
         }
+        // What the older one names may be deleted by now.
+        attempt.manifest = now.unwrap_or(attempt.manifest);
         Ok(self.lead(attempt, nonce))
     }
 

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use crate::format::wal_object::WalHeader;
-use crate::journal::JournalEntry;
+use crate::journal::{JournalEntry, JournalError};
+use crate::limits;
 use crate::model::WalSeq;
 use crate::shard::frames::SharedJournal;
-use crate::shard::leader::spill::Loaded;
+use crate::shard::leader::spill::{Loaded, is_unread};
 use crate::shard::open::{OpenError, ShardStore, next_pause};
 use crate::shard::taker::PutAnswer;
 
@@ -48,7 +49,7 @@ pub(super) async fn put(at: ShardStore, seq: WalSeq, parts: Vec<Bytes>, pause: D
 /// Reads until the store answers: without this answer the epoch can neither go on nor end. The pause between two
 /// reads is bounded; whoever waits for the append has a deadline of its own.
 pub(super) async fn read_back(at: ShardStore, seq: WalSeq) -> Step {
-    let mut pause = crate::limits::PUT_BACKOFF_MIN;
+    let mut pause = limits::PUT_BACKOFF_MIN;
     loop {
         match at.wal_header(seq).await {
             Ok(header) => return Step { seq, found: Found::Header(header) },
@@ -71,25 +72,33 @@ pub(super) async fn prove(at: ShardStore, seq: WalSeq) -> Step {
     }
 }
 
-/// Reads frames of the journal back, as [`read_back`] reads a header: without them the log cannot go on.
+/// Reads frames of the journal back: without them the log cannot go on. A disk that does not give them after
+/// [`limits::JOURNAL_READ_ATTEMPTS_MAX`] attempts is not waited for.
 pub(super) async fn load(journal: SharedJournal, seq: WalSeq, entries: Vec<JournalEntry>) -> Step {
-    let mut pause = crate::limits::PUT_BACKOFF_MIN;
+    let mut pause = limits::PUT_BACKOFF_MIN;
     let entries = Arc::new(entries);
+    let mut attempt = 1;
     loop {
         let (from, wanted) = (journal.clone(), Arc::clone(&entries));
-        match spawn_blocking(move || from.read(&wanted)).await {
-            Ok(Ok(loaded)) => return Step { seq, found: Found::Loaded(loaded) },
-            Ok(Err(error)) => tracing::warn!(error = %error, "cannot read the journal back"),
-            Err(error) => tracing::warn!(error = %error, "cannot read the journal back"),
+        let read = spawn_blocking(move || from.read(&wanted)).await;
+        // Its thread fails with the runtime, at the end of the process.
+        let loaded = read.unwrap_or_else(|_| entries.iter().map(|_| Err(JournalError::Dead)).collect());
+        let unread = loaded.iter().find_map(|loaded| loaded.as_ref().err().filter(|error| is_unread(error)));
+        match unread {
+            Some(error) if attempt < limits::JOURNAL_READ_ATTEMPTS_MAX => {
+                tracing::warn!(error = %error, "cannot read the journal back");
+            }
+            _ => return Step { seq, found: Found::Loaded(loaded) },
         }
         tokio::time::sleep(pause).await;
         pause = next_pause(pause);
+        attempt += 1;
     }
 }
 
 /// Reads the floor, as [`read_back`] reads a header.
 pub(super) async fn read_floor(at: ShardStore, seq: WalSeq) -> Step {
-    let mut pause = crate::limits::PUT_BACKOFF_MIN;
+    let mut pause = limits::PUT_BACKOFF_MIN;
     loop {
         match at.manifest().await {
             Ok(manifest) => {

@@ -98,11 +98,6 @@ impl Walk {
         self.epoch
     }
 
-    /// Returns the nonce of that epoch, where it is known.
-    pub fn nonce(&self) -> Option<Nonce> {
-        self.nonce
-    }
-
     /// Returns the append time of the newest object so far. Never decreases along the path.
     pub fn append_time(&self) -> Timestamp {
         self.append_time

@@ -21,8 +21,7 @@ use crate::limits::STORE_ATTEMPTS_MAX;
 pub enum CreateAnswer {
     /// This PUT stored the object.
     Created,
-    /// The name is taken (412), perhaps by an earlier attempt with the same bytes: read it back. S3's 409 arrives
-    /// here too, as `object_store` does not tell it apart, so the name may also turn out to be free.
+    /// The name is taken (412), perhaps by an earlier attempt with the same bytes: read it back.
     Exists,
     /// The store gave up on a race (409): nothing is known. Read the name back.
     Conflict,

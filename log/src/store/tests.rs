@@ -289,11 +289,14 @@ async fn a_store_that_stays_down_is_reported_after_bounded_attempts() {
     assert!(matches!(error, StoreError::Unsettled { source: Some(_), .. }), "{error:?}");
 }
 
+/// What a store takes a PUT's condition for.
+type TakesFor = fn(PutMode) -> PutMode;
+
 /// A store that makes something else of the conditions of its PUTs, as some servers do.
 #[derive(Debug)]
 struct Careless {
     objects: InMemory,
-    takes_for: fn(PutMode) -> PutMode,
+    takes_for: TakesFor,
 }
 
 impl std::fmt::Display for Careless {
@@ -372,7 +375,7 @@ async fn the_probe_names_what_a_careless_server_breaks() {
         }
         mode => mode,
     };
-    let cases: [(fn(PutMode) -> PutMode, &str); 3] = [
+    let cases: [(TakesFor, &str); 3] = [
         (ignores_create, "create-only PUT (If-None-Match: *): winners=8 of=8"),
         (ignores_update, "compare-and-swap PUT (If-Match): winners=8 of=8"),
         (finds_no_etag, "compare-and-swap PUT (If-Match): the content named was there, and was not replaced"),

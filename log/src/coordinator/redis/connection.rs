@@ -5,11 +5,12 @@
 
 use std::future::Future;
 
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind,
 };
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::coordinator::CoordinatorError;
 use crate::limits::REDIS_CALL_MAX;
@@ -21,6 +22,8 @@ const PASSING: [&str; 4] = ["MISCONF", "OOM", "NOREPLICAS", "BUSY"];
 pub(super) struct Connection {
     client: Client,
     current: Mutex<Current>,
+    /// Held by who makes the next one, so that callers share it.
+    making: AsyncMutex<()>,
 }
 
 #[derive(Default)]
@@ -34,7 +37,7 @@ impl Connection {
     /// Prepares connections; none is made yet.
     pub(super) fn new(info: ConnectionInfo) -> Result<Self, CoordinatorError> {
         let client = Client::open(info).map_err(coordinator_error)?;
-        Ok(Self { client, current: Mutex::default() })
+        Ok(Self { client, current: Mutex::default(), making: AsyncMutex::default() })
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -62,7 +65,7 @@ impl Connection {
             Err(_) => true,
         };
         if let Some(number) = used.filter(|_| may_be_broken) {
-            let mut current = self.current.lock().await;
+            let mut current = self.current.lock();
             if current.number == number {
                 current.connection = None;
             }
@@ -74,16 +77,25 @@ impl Connection {
     }
 
     async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
-        let mut current = self.current.lock().await;
-        if let Some(connection) = &current.connection {
-            return Ok((connection.clone(), current.number));
+        if let Some(current) = self.current() {
+            return Ok(current);
+        }
+        let _making = self.making.lock().await;
+        if let Some(current) = self.current() {
+            return Ok(current);
         }
         // The limit of the whole call holds for both.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut current = self.current.lock();
         current.number += 1;
         current.connection = Some(connection.clone());
         Ok((connection, current.number))
+    }
+
+    fn current(&self) -> Option<(MultiplexedConnection, u64)> {
+        let current = self.current.lock();
+        current.connection.clone().map(|connection| (connection, current.number))
     }
 }
 

@@ -120,7 +120,6 @@ impl Group {
 pub struct ObjectBuilder {
     identity: ObjectIdentity,
     groups: BTreeMap<TopicPartition, Group>,
-    batch_bytes: u64,
 }
 
 /// An object ready for its PUT.
@@ -139,12 +138,7 @@ pub struct EncodedObject {
 impl ObjectBuilder {
     /// Starts an object without batches.
     pub fn new(identity: ObjectIdentity) -> Self {
-        Self { identity, groups: BTreeMap::new(), batch_bytes: 0 }
-    }
-
-    /// Returns the bytes of all batches so far.
-    pub fn batch_bytes(&self) -> u64 {
-        self.batch_bytes
+        Self { identity, groups: BTreeMap::new() }
     }
 
     /// Tells whether nothing was pushed yet.
@@ -183,7 +177,6 @@ impl ObjectBuilder {
             ensure(covers(extent.base_offset..extent.end_offset, &entry), WHAT, "dedupe offsets")?;
             group.dedupe.push((index, entry));
         }
-        self.batch_bytes += u64::from(length);
         Ok(())
     }
 

@@ -14,11 +14,12 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::format::wal_object::WalHeader;
 use crate::journal::{JournalEntry, Progress, Replayed};
-use crate::model::{LeaderEpoch, Offset, Timestamp, TopicPartition, WalSeq};
+use crate::model::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition, WalSeq};
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, AppendError, Appended};
 use crate::shard::frames::SharedJournal;
 use crate::shard::leader::core::{AckFrom, LeaderCore, Logs, Setup};
+use crate::shard::leader::spill::is_unread;
 use crate::shard::leader::{Queued, RecoverError};
 use crate::shard::partition::{Extent, Located, PartitionLog, Source};
 use crate::shard::taker::{Leadership, PutAnswer};
@@ -61,6 +62,10 @@ impl Logs for Memory {
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
         let mut logs = self.0.lock();
         Arc::clone(logs.entry(partition).or_insert_with(|| Arc::new(PartitionLog::new(partition))))
+    }
+
+    fn is_gone(&self, _: TopicId) -> bool {
+        false
     }
 }
 
@@ -168,9 +173,10 @@ impl BareLeader {
 
     /// Reads what [`Action::Load`] asked for, and takes it. False if the journal cannot be read just now.
     pub fn load(&mut self, at: Duration, entries: &[JournalEntry]) -> bool {
-        let Some(loaded) = self.journal.as_ref().and_then(|journal| journal.read(entries).ok()) else {
+        let Some(loaded) = self.journal.as_ref().map(|journal| journal.read(entries)) else { return false };
+        if loaded.iter().any(|loaded| loaded.as_ref().is_err_and(is_unread)) {
             return false;
-        };
+        }
         self.core.loaded(at, loaded);
         true
     }

@@ -32,7 +32,6 @@ use crate::model::{
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, AppendError};
 use crate::shard::frames::{Leftovers, SharedJournal};
-use crate::shard::leader::Queued;
 use crate::shard::leader::flush::FlushTimer;
 use crate::shard::leader::leftover::Leftover;
 use crate::shard::leader::marks::Marks;
@@ -41,6 +40,7 @@ use crate::shard::leader::pending::{self, PendingFrame, PendingFrames, Waiter};
 use crate::shard::leader::refusals::{Refusal, Refusals};
 use crate::shard::leader::spill::Loading;
 use crate::shard::leader::turn::{Judged, Turn};
+use crate::shard::leader::{Queued, WAITER_PERMITS};
 use crate::shard::partition::{PartitionLog, TailBatch};
 use crate::shard::state::ShardState;
 use crate::shard::taker::Leadership;
@@ -65,6 +65,9 @@ pub(super) enum AckFrom {
 pub(super) trait Logs: Debug + Send + Sync {
     /// Returns a partition's; an empty one when it never had a record.
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog>;
+
+    /// Tells whether a topic is known to be deleted.
+    fn is_gone(&self, topic: TopicId) -> bool;
 }
 
 /// What a leader works with.
@@ -157,8 +160,10 @@ pub(super) struct LeaderCore {
     /// With a journal, on a store that others may write.
     pub(super) marks: Option<Marks>,
     pub(super) leftovers: Option<Leftovers>,
-    /// The partitions to which leftovers are appended again, while there are any.
-    pub(super) resuming: Option<Vec<TopicPartition>>,
+    /// How many of them, the oldest, could not be read: they wait for a later leadership.
+    pub(super) unread: usize,
+    /// Whether leftovers are being appended again.
+    pub(super) resuming: bool,
     /// What is being read back from the journal: one thing at a time.
     pub(super) loading: Option<Loading>,
     pub(super) spill_bytes: usize,
@@ -207,7 +212,8 @@ impl LeaderCore {
             journal_fails: false,
             marks,
             leftovers: setup.leftovers,
-            resuming: None,
+            unread: 0,
+            resuming: false,
             loading: None,
             spill_bytes: setup.spill_bytes,
             lingering: Vec::new(),
@@ -234,7 +240,7 @@ impl LeaderCore {
 
     /// Tells whether anything is on its way.
     pub(super) fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || !self.refusals.is_empty() || self.resuming.is_some()
+        !self.pending.is_empty() || !self.refusals.is_empty() || self.resuming
     }
 
     /// Tells whether somebody waits for the journal after the end of the leadership.
@@ -249,7 +255,7 @@ impl LeaderCore {
 
     /// Tells whether commands are taken: what came before them is among the pending frames.
     pub(super) fn takes_commands(&self) -> bool {
-        self.resuming.is_none() && !self.is_crowded()
+        !self.resuming && !self.is_crowded()
     }
 
     /// Tells whether appends are taken: recovery has ended.
@@ -270,21 +276,25 @@ impl LeaderCore {
         let (mut waiters, mut duplicates, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         let (mut room, mut of_frame) = (None, None);
         let local_apart = self.marks.is_some();
-        while let Some(Queued { append, reply, repeats, room: held }) = waiting.next_if(|next| {
+        while let Some(Queued { append, reply, repeats, room: mut held }) = waiting.next_if(|next| {
             !local_apart || of_frame.is_none_or(|level| level == level_of(&next.append, local_apart))
         }) {
             let level = level_of(&append, local_apart);
             match turn.take(append) {
                 Judged::Staged(appended) => {
-                    waiters.push(Waiter { reply, appended, level });
+                    waiters.push(Waiter { reply, appended, level, _room: None });
                     of_frame = Some(level);
                     room = pending::merge(room, held);
                 }
                 Judged::Duplicate(appended) => {
                     repeats.store(true, Ordering::Relaxed);
-                    duplicates.push(Waiter { reply, appended, level });
+                    let kept = pending::keep(&mut held, WAITER_PERMITS + appended.placements.len());
+                    duplicates.push(Waiter { reply, appended, level, _room: kept });
                 }
-                Judged::Refused(error) => refused.push(Refusal { reply, error }),
+                Judged::Refused(error) => {
+                    let kept = pending::keep(&mut held, WAITER_PERMITS);
+                    refused.push(Refusal { reply, error, _room: kept });
+                }
             }
             if turn.size_bytes() >= limits::UNIT_BYTES_MAX {
                 break;

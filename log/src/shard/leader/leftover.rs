@@ -24,7 +24,7 @@ use crate::format::dedupe::DedupeEntry;
 use crate::format::manifest::EpochEntry;
 use crate::format::record_batch::{self, BatchHeader, EncodedBatch};
 use crate::journal::{FrameNumber, JournalBatch, JournalEntry};
-use crate::model::{Durability, Header, Nonce, Record, TopicPartition, WalSeq};
+use crate::model::{Durability, Header, Nonce, Record, WalSeq};
 use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, BatchSource, Dedupe, NewBatch};
 
@@ -87,16 +87,13 @@ impl Leftover {
 }
 
 /// Makes appends of a leftover's batches: one for each that had a name, under that name, and one for each run of records
-/// without. Those of partitions that are gone are left out.
+/// without.
 ///
 /// # Errors
 /// [`FormatError`] when a batch is not what was journalled.
-pub(super) fn to_appends(
-    batches: &[JournalBatch],
-    exists: impl Fn(TopicPartition) -> bool,
-) -> Result<Vec<Append>, FormatError> {
+pub(super) fn to_appends(batches: &[JournalBatch]) -> Result<Vec<Append>, FormatError> {
     let mut appends: Vec<Append> = Vec::new();
-    for batch in batches.iter().filter(|batch| exists(batch.partition)) {
+    for batch in batches {
         for (dedupe, encoded) in cut(batch)? {
             let (partition, source) = (batch.partition, BatchSource::Encoded(encoded));
             let new = NewBatch { partition, source, expected: None };
@@ -146,12 +143,11 @@ fn cut(batch: &JournalBatch) -> Result<Vec<(Option<Dedupe>, EncodedBatch)>, Form
     Ok(encoded)
 }
 
-/// Returns the name that an entry stands for. An entry of epoch 0 may be a request's or a producer's; as a request's it is
-/// found again by the very same name, and that is what is asked here.
+/// Returns the name that an entry stands for. One of epoch 0 may be a request's too: both have the same entry.
 fn name_in(entry: &DedupeEntry) -> Dedupe {
     Dedupe {
         id: entry.id,
-        producer_epoch: (entry.producer_epoch != 0).then_some(entry.producer_epoch),
+        producer_epoch: Some(entry.producer_epoch),
         first_sequence: entry.first_sequence,
         body_hash: entry.body_hash,
     }

@@ -54,6 +54,8 @@ use crate::shard::walk::Walk;
 const PERMIT_BYTES: usize = 256;
 /// Permits that an append takes beside those for its batches.
 const APPEND_PERMITS: usize = 4;
+/// Permits that whoever waits keeps where the append itself takes no room: it was refused, or repeats another.
+const WAITER_PERMITS: usize = 2;
 
 /// What a leader works with.
 #[derive(Debug, Clone)]
@@ -318,12 +320,12 @@ impl Shard {
         answer.await.map_err(|_| RecoverError::NoLeader)?
     }
 
-    /// Ends recovery: appends are taken from now on. `partitions`: those that exist on the shard.
+    /// Ends recovery: appends are taken from now on.
     ///
     /// On an exclusive store, after damage in synced frames all partitions go on [`limits::OFFSET_JUMP`] further, so that no
-    /// lost offset is given out again. On a shared store what earlier leaderships of this node left in the journal is
-    /// appended again first; what belongs to no partition named here is dropped, so they have to be read after
-    /// [`Self::open`].
+    /// lost offset is given out again: those that ever had a record, and `partitions`. On a shared store, where nothing
+    /// asks for them, what earlier leaderships of this node left in the journal is appended again first, but for topics
+    /// that the index was told to [forget](ShardIndex::forget).
     ///
     /// # Errors
     /// [`RecoverError::NoLeader`].

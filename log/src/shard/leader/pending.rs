@@ -22,6 +22,9 @@ pub(super) struct Waiter {
     pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
     pub(super) appended: Appended,
     pub(super) level: Durability,
+    /// Its room in the shard's budget, where it has none by its frame: it waits for what somebody else appended. So
+    /// however often clients try again, what waits is bounded.
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Waiter {
@@ -221,6 +224,11 @@ pub(super) fn merge(
     }
 }
 
+/// Takes so much of the room that an append held, to keep it.
+pub(super) fn keep(held: &mut OwnedSemaphorePermit, permits: usize) -> Option<OwnedSemaphorePermit> {
+    held.split(permits.min(held.num_permits()))
+}
+
 /// Puts frames, in their order, into one WAL object.
 pub(super) fn object(identity: ObjectIdentity, frames: &[&PendingFrame]) -> EncodedObject {
     let mut builder = ObjectBuilder::new(identity);
@@ -310,7 +318,15 @@ impl PendingFrames {
             waiter.level = Durability::Object;
         }
         match self.frames.back_mut() {
-            Some(frame) if frame.reached < Some(waiter.level) => frame.waiters.push(waiter),
+            Some(frame) if frame.reached < Some(waiter.level) => {
+                let waiters = &mut frame.waiters;
+                if waiters.len() == waiters.capacity() {
+                    // Each time there are twice as many those who gave up are dropped: they may have tried again since.
+                    waiters.retain(|waiter| !waiter.reply.is_closed());
+                    waiters.reserve(waiters.len() + 1);
+                }
+                waiters.push(waiter);
+            }
             _ => waiter.acknowledge(),
         }
     }

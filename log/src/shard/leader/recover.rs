@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::FormatError;
-use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, Replayed};
+use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, JournalError, Replayed};
 use crate::limits;
 use crate::model::{Durability, Offset, Timestamp, TopicPartition};
 use crate::mutation::{self, Mutation};
@@ -37,7 +37,7 @@ enum Standing {
 impl LeaderCore {
     /// Takes back one frame at its old offsets.
     pub(super) fn recover(&mut self, at: Duration, replayed: Replayed) -> Result<(), RecoverError> {
-        let Replayed { entry, frame, .. } = replayed;
+        let Replayed { entry, frame } = replayed;
         let number = entry.number;
         if !self.exclusive {
             return Err(RecoverError::Shared);
@@ -86,11 +86,11 @@ impl LeaderCore {
     /// journal acknowledges nothing: were what it acknowledged damaged too, the next start would jump as far as this
     /// one and give the same offsets out again.
     pub(super) fn recovered(&mut self, at: Duration, damaged: bool, partitions: &[TopicPartition]) {
-        if !self.recovering || self.resuming.is_some() {
+        if !self.recovering || self.resuming {
             return;
         }
         if !self.exclusive {
-            return self.resume(partitions);
+            return self.resume();
         }
         self.recovering = false;
         if !damaged && !self.gap_found {
@@ -155,7 +155,7 @@ impl LeaderCore {
     }
 
     /// Begins to append again what earlier leaderships of this node left in the journal and the log does not hold.
-    fn resume(&mut self, partitions: &[TopicPartition]) {
+    fn resume(&mut self) {
         let Some(leftovers) = &mut self.leftovers else {
             self.recovering = false;
             return;
@@ -180,7 +180,7 @@ impl LeaderCore {
                 "nobody knows any more whether these are stored: appended again"
             );
         }
-        self.resuming = Some(partitions.to_vec());
+        self.resuming = true;
         self.settled(&settled);
         self.append_leftovers();
     }
@@ -188,10 +188,7 @@ impl LeaderCore {
     /// Goes on to append leftovers, the oldest first, as many at a time as may be in memory. Appends are taken once there
     /// are none left.
     pub(super) fn append_leftovers(&mut self) {
-        if self.resuming.is_none()
-            || self.loading.is_some()
-            || self.pending.recovered_bytes() > self.spill_bytes
-        {
+        if !self.resuming || self.loading.is_some() || self.pending.recovered_bytes() > self.spill_bytes {
             return;
         }
         let Some((shared, leftovers)) = self.journal.as_ref().zip(self.leftovers.as_mut()) else { return };
@@ -199,20 +196,21 @@ impl LeaderCore {
         let mut lost = Vec::new();
         // What never got to the disk was not acknowledged, and cannot be read.
         while progress.dead
-            && let Some(leftover) = leftovers.pop_front_if(|leftover| leftover.number() >= progress.below)
+            && let Some(leftover) = leftovers.pop_back_if(|leftover| leftover.number() >= progress.below)
         {
             lost.push(leftover.number());
         }
         let mut size = 0;
-        let synced = leftovers.iter().take_while(|leftover| leftover.number() < progress.below);
+        let synced =
+            leftovers.iter().skip(self.unread).take_while(|leftover| leftover.number() < progress.below);
         let next = synced.take_while(|leftover| {
             let fits = size < self.object_bytes;
             size += leftover.entry.size_bytes();
             fits
         });
         let entries: Vec<JournalEntry> = next.map(|leftover| leftover.entry.clone()).collect();
-        if leftovers.is_empty() {
-            (self.resuming, self.recovering) = (None, false);
+        if leftovers.len() <= self.unread {
+            (self.resuming, self.recovering) = (false, false);
         } else if !entries.is_empty() {
             self.loading = Some(Loading::Leftovers(entries.len()));
             self.actions.push_back(Action::Load { seq: self.writer.next_seq(), entries });
@@ -222,59 +220,60 @@ impl LeaderCore {
 
     /// Appends the oldest leftovers again.
     pub(super) fn leftovers_loaded(&mut self, at: Duration, count: usize, loaded: Loaded) {
-        let (Some(leftovers), Some(partitions)) = (&mut self.leftovers, self.resuming.clone()) else {
-            return;
-        };
-        let count = count.min(leftovers.len());
-        let these: Vec<Leftover> = leftovers.drain(..count).collect();
-        let mut settled = Vec::new();
+        let Some(leftovers) = self.leftovers.as_mut().filter(|_| self.resuming) else { return };
+        let end = leftovers.len().min(self.unread + count);
+        let these: Vec<Leftover> = leftovers.drain(self.unread..end).collect();
+        let (mut gone, mut settled) = (0, Vec::new());
         for (leftover, loaded) in these.into_iter().zip(loaded) {
             let number = leftover.number();
-            match self.append_again(leftover, loaded, &partitions) {
-                Some(frame) => self.push(at, frame),
-                None => settled.push(number),
+            let appended = match loaded {
+                Ok(frame) => self.append_again(leftover, frame, &mut gone),
+                Err(JournalError::Format(error)) => Err(error),
+                Err(error) => {
+                    tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch cannot be read; it stays in the journal");
+                    self.keep_unread(leftover);
+                    continue;
+                }
+            };
+            match appended {
+                Ok(Some(frame)) => self.push(at, frame),
+                Ok(None) => settled.push(number),
+                Err(error) => {
+                    tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch is lost");
+                    settled.push(number);
+                }
             }
+        }
+        if gone > 0 {
+            tracing::warn!(shard.id = %self.shard, records = gone, "records of deleted topics are not appended again");
         }
         self.settled(&settled);
         self.append_leftovers();
     }
 
-    /// Gives a leftover its new offsets. None if nothing of it is to be appended: its partitions are gone, or producers
-    /// have repeated its appends elsewhere.
+    /// Gives a leftover its new offsets. None if nothing of it is to be appended: its topics are known to be deleted, or
+    /// producers have repeated its appends elsewhere. Counts the records of deleted topics. A topic that this node has
+    /// not heard of may be one that it is about to hear of.
     fn append_again(
         &mut self,
         leftover: Leftover,
-        loaded: Result<Frame, FormatError>,
-        partitions: &[TopicPartition],
-    ) -> Option<PendingFrame> {
-        let appends = loaded.and_then(|frame| match frame {
-            Frame::Append { batches, .. } => {
-                to_appends(&batches, |partition| partitions.contains(&partition))
-            }
-            _ => Err(FormatError::Field { what: "journal frame", field: "kind" }),
-        });
-        let appends = match appends {
-            Ok(appends) => appends,
-            Err(error) => {
-                let number = leftover.number();
-                tracing::error!(shard.id = %self.shard, frame.number = %number, error = %error, "journalled batch is lost");
-                return None;
-            }
+        frame: Frame,
+        gone: &mut u64,
+    ) -> Result<Option<PendingFrame>, FormatError> {
+        let Frame::Append { mut batches, .. } = frame else {
+            return Err(FormatError::Field { what: "journal frame", field: "kind" });
         };
+        let of_gone = batches.extract_if(.., |batch| self.logs.is_gone(batch.partition.topic));
+        *gone += of_gone.map(|batch| u64::from(batch.count)).sum::<u64>();
+        let appends = to_appends(&batches)?;
         let mut turn = Turn::new(&mut self.state, self.append_time);
-        for mut append in appends {
-            if turn.judge(&append.batches, append.dedupe).is_err() || mutation::is(Mutation::AgainUnjudged) {
-                // Somebody has used the name for something else since: that is no reason to lose this.
-                append.dedupe = None;
-            }
-            turn.take(append);
-        }
+        appends.into_iter().for_each(|append| turn.take_again(append));
         if turn.is_empty() {
-            return None;
+            return Ok(None);
         }
         let logs = &self.logs;
         let frame = turn.finish(self.epoch, leftover.origin, |partition| logs.log(partition));
-        Some(PendingFrame {
+        Ok(Some(PendingFrame {
             number: Some(leftover.number()),
             entry: Some(leftover.entry),
             moved: true,
@@ -282,7 +281,15 @@ impl LeaderCore {
             reached: Some(Durability::Local),
             sent: leftover.sent,
             ..frame
-        })
+        }))
+    }
+
+    /// Puts a leftover back, in front of those that are to be read.
+    fn keep_unread(&mut self, leftover: Leftover) {
+        if let Some(leftovers) = &mut self.leftovers {
+            leftovers.insert(self.unread, leftover);
+            self.unread += 1;
+        }
     }
 }
 

@@ -32,7 +32,7 @@
 
 use std::collections::VecDeque;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::model::WalSeq;
 use crate::mutation::{self, Mutation};
@@ -44,6 +44,8 @@ use crate::shard::leader::core::never_staged;
 pub(super) struct Refusal {
     pub(super) reply: oneshot::Sender<Result<Appended, AppendError>>,
     pub(super) error: AppendError,
+    /// Its room in the shard's budget: so what waits is bounded.
+    pub(super) _room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,21 @@ impl Refusals {
 
     /// Adds a refusal that was judged just now, with so many frames ever pushed, and this the next number.
     pub(super) fn push(&mut self, refusal: Refusal, frames: u64, next: WalSeq) {
+        if self.waiting.len() == self.waiting.capacity() {
+            self.drop_abandoned();
+            self.waiting.reserve(self.waiting.len() + 1);
+        }
         self.waiting.push_back(Waiting { refusal, frames, next });
+    }
+
+    /// Drops those whose callers gave up, each time there are twice as many: they may have tried again since.
+    fn drop_abandoned(&mut self) {
+        let is_abandoned = |waiting: &Waiting| waiting.refusal.reply.is_closed();
+        if let Some(proof) = &mut self.proof {
+            let covered = self.waiting.iter().take(proof.covers);
+            proof.covers -= covered.filter(|waiting| is_abandoned(waiting)).count();
+        }
+        self.waiting.retain(|waiting| !is_abandoned(waiting));
     }
 
     /// Answers whoever may be answered, with so many frames durable and all numbers below this one resolved.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::journal::Progress;
 use crate::limits;
-use crate::model::TopicPartition;
+use crate::model::{TopicId, TopicPartition};
 use crate::shard::feed::{Feed, StoredObject};
 use crate::shard::fetch::ShardIndex;
 use crate::shard::frames::{Leftovers, SharedJournal};
@@ -27,6 +27,10 @@ use crate::shard::writer::Ended;
 impl Logs for ShardIndex {
     fn log(&self, partition: TopicPartition) -> Arc<PartitionLog> {
         self.log(partition)
+    }
+
+    fn is_gone(&self, topic: TopicId) -> bool {
+        self.is_gone(topic)
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::FormatError;
-use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, Progress};
+use crate::journal::{Frame, FrameNumber, JournalBatch, JournalEntry, JournalError, Progress};
 use crate::model::{TopicPartition, WalSeq};
 use crate::shard::leader::core::{Action, LeaderCore};
 use crate::shard::leader::marks::Marked;
@@ -43,7 +43,12 @@ pub(super) enum Loading {
 }
 
 /// What was read back, in the order in which it was asked for.
-pub(crate) type Loaded = Vec<Result<Frame, FormatError>>;
+pub(crate) type Loaded = Vec<Result<Frame, JournalError>>;
+
+/// Tells whether a frame may be there all the same, though it could not be read.
+pub(crate) fn is_unread(error: &JournalError) -> bool {
+    !matches!(error, JournalError::Format(_))
+}
 
 impl Spill {
     pub(super) fn pushed(&mut self, frame: &PendingFrame) {
@@ -105,12 +110,12 @@ impl PendingFrames {
         seq: WalSeq,
         loaded: Loaded,
         log_of: impl Fn(TopicPartition) -> Arc<PartitionLog>,
-    ) -> Result<(), FormatError> {
+    ) -> Result<(), JournalError> {
         let frozen = self.frames.range_mut(..self.frozen);
         let spilled = frozen.filter(|frame| frame.frozen == Some(seq) && frame.spilled);
         for (frame, loaded) in spilled.zip(loaded) {
             let Frame::Append { batches, .. } = loaded? else {
-                return Err(FormatError::Field { what: "journal frame", field: "kind" });
+                return Err(FormatError::Field { what: "journal frame", field: "kind" }.into());
             };
             let placed = |batch: JournalBatch| {
                 let log = log_of(batch.partition);
@@ -146,7 +151,8 @@ impl LeaderCore {
         true
     }
 
-    /// Takes what [`Action::Load`] asked for.
+    /// Takes what [`Action::Load`] asked for. Without a part of an object the leadership ends, and nothing from there on is
+    /// stored: of that, what was promised at `local` stays in the journal, for the next leadership on this node.
     pub(super) fn loaded(&mut self, at: Duration, loaded: Loaded) {
         match self.loading.take() {
             // A leader that has ended sends nothing more.

@@ -11,6 +11,7 @@ use crate::limits;
 use crate::model::{
     Compression, LeaderEpoch, Nonce, Offset, Record, Timestamp, TimestampType, TopicPartition,
 };
+use crate::mutation::{self, Mutation};
 use crate::shard::append::{Append, AppendError, Appended, BatchSource, Dedupe, NewBatch, Placement};
 use crate::shard::dedupe::Seen;
 use crate::shard::leader::pending::{PendingFrame, PlacedBatch};
@@ -73,11 +74,21 @@ impl<'a> Turn<'a> {
         Judged::Staged(Appended { placements, replayed: false })
     }
 
-    pub(super) fn judge(
-        &self,
-        batches: &[NewBatch],
-        dedupe: Option<Dedupe>,
-    ) -> Result<Option<Appended>, AppendError> {
+    /// Takes an append into the frame that was acknowledged before, unless the log has it by its name. What its producer
+    /// did since is no reason to lose it: nor is that somebody has used the name for something else, whose it stays.
+    pub(super) fn take_again(&mut self, append: Append) {
+        let Append { batches, mut dedupe, .. } = append;
+        match dedupe.map_or(Seen::New, |name| self.state.dedupe().check_again(&name)) {
+            Seen::Duplicate(_) if !mutation::is(Mutation::AgainUnjudged) => return,
+            Seen::New if !mutation::is(Mutation::AgainUnjudged) => {}
+            _ => dedupe = None,
+        }
+        for batch in batches {
+            self.place(batch, dedupe);
+        }
+    }
+
+    fn judge(&self, batches: &[NewBatch], dedupe: Option<Dedupe>) -> Result<Option<Appended>, AppendError> {
         if let Some(name) = dedupe {
             let of_one_partition = name.producer_epoch.is_none() || batches.len() == 1;
             debug_assert!(of_one_partition, "a producer's sequences are those of one partition");

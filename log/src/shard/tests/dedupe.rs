@@ -81,13 +81,42 @@ fn sequences_go_on_at_zero_behind_the_highest() {
     assert_eq!(table.check(&producer(0, 2, 1)), Seen::New);
     assert_eq!(table.check(&producer(0, 3, 1)), Seen::Gap { expected: 2 });
     // All the way round, to a sequence that an append still known began with.
-    table.insert(partition(0), appended(0, 2, u32::MAX - 3));
+    let far = Offset::new(u64::from(u32::MAX) + 3);
+    table.insert(partition(0), DedupeEntry { base_offset: far, ..appended(0, 2, u32::MAX - 3) });
     assert_eq!(table.check(&producer(0, u32::MAX - 1, 1)), Seen::New);
     let again = DedupeEntry { body_hash: 1, ..appended(0, u32::MAX - 1, 1) };
     table.insert(partition(0), again);
     let newer = Seen::Duplicate(vec![(partition(0), again)]);
     assert_eq!(table.check(&producer(0, u32::MAX - 1, 1)), newer);
     assert_eq!(table.in_order().count(), 2);
+}
+
+#[test]
+fn what_is_appended_again_late_moves_no_producer_back() {
+    let others = [appended(0, 10, 10), appended(0, 20, 10)];
+    let late = DedupeEntry { base_offset: Offset::new(900), ..appended(0, 0, 10) };
+    let known = Seen::Duplicate(vec![(partition(0), late)]);
+    let table = table(&[others[0], others[1], late]);
+    assert_eq!(table.check(&producer(0, 30, 1)), Seen::New);
+    assert_eq!(table.check(&producer(0, 10, BODY)), Seen::Duplicate(vec![(partition(0), others[0])]));
+    assert_eq!(table.check(&producer(0, 0, BODY)), known);
+
+    let mut table = self::table(&[appended(1, 0, 5), late]);
+    assert_eq!(table.check(&producer(1, 5, 1)), Seen::New, "nor to an older epoch");
+    assert_eq!(table.check_again(&producer(0, 0, BODY)), known);
+    table.insert(partition(0), appended(1, 5, 5));
+    assert_eq!(table.check(&producer(1, 10, 1)), Seen::New);
+}
+
+#[test]
+fn a_producer_goes_on_behind_what_was_appended_again_early() {
+    let early = DedupeEntry { base_offset: Offset::new(10), ..appended(0, 20, 10) };
+    let mut table = table(&[appended(0, 0, 10), early]);
+    assert_eq!(table.check(&producer(0, 30, 1)), Seen::Gap { expected: 10 });
+    assert_eq!(table.check(&producer(0, 10, 1)), Seen::New);
+    table.insert(partition(0), DedupeEntry { base_offset: Offset::new(20), ..appended(0, 10, 10) });
+    assert_eq!(table.check(&producer(0, 20, BODY)), Seen::Duplicate(vec![(partition(0), early)]));
+    assert_eq!(table.check(&producer(0, 30, 1)), Seen::New);
 }
 
 #[test]
@@ -236,7 +265,8 @@ proptest! {
         max in 2..12_usize,
         all in proptest::collection::vec(sent(), 1..120),
     ) {
-        let (mut table, mut model, mut now) = (DedupeTable::bounded(max), Model::default(), 0);
+        let (mut table, mut model) = (DedupeTable::bounded(max), Model::default());
+        let (mut now, mut end) = (0, Offset::ZERO);
         for sent in all {
             now += sent.hours * 60 * 60 * 1000;
             table.expire(Timestamp::from_millis(now));
@@ -252,9 +282,11 @@ proptest! {
                 let entry = DedupeEntry {
                     producer_epoch: producer_epoch.unwrap_or(0),
                     count: sent.count,
+                    base_offset: end,
                     body_hash,
                     ..dedupe(id, first_sequence, now)
                 };
+                end = end.plus(sent.count.into());
                 for number in 0..sent.partitions {
                     table.insert(partition(number), entry);
                     model.insert(max, partition(number), entry);

@@ -61,6 +61,11 @@ pub(super) fn epoch_at(at: u64, epoch: u32) -> PathObject {
 pub(super) type Run = (u16, u64, u64);
 
 pub(super) fn encoded(at: u64, epoch: u32, jump: bool, runs: &[Run]) -> EncodedObject {
+    encoded_of(at, epoch, jump, runs, Bytes::from_static(b"batch"))
+}
+
+/// As [`encoded`], each run with this body.
+pub(super) fn encoded_of(at: u64, epoch: u32, jump: bool, runs: &[Run], body: Bytes) -> EncodedObject {
     let append_time = Timestamp::from_millis(i64::try_from(at).unwrap());
     let mut builder = ObjectBuilder::new(ObjectIdentity {
         kind: ObjectKind::Data,
@@ -82,7 +87,7 @@ pub(super) fn encoded(at: u64, epoch: u32, jump: bool, runs: &[Run]) -> EncodedO
             max_timestamp: append_time,
             append_time,
         };
-        let bytes = (end > base).then(|| Bytes::from_static(b"batch"));
+        let bytes = (end > base).then(|| body.clone());
         builder.push(extent, bytes, []).unwrap();
     }
     builder.finish().unwrap()

@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::format::snapshot::{PartitionEnd, Snapshot};
 use crate::limits;
+use crate::shard::state::ShardState;
 use crate::shard::taker::{Answer, Ask, Leadership, PutAnswer, Taker, TakerError};
 
 /// A bucket as the taker sees it; each test changes it between two questions.
@@ -38,7 +39,9 @@ impl Bucket {
                 self.manifest = Some(manifest.clone());
                 Answer::ManifestCreated
             }
-            Ask::Snapshot(_) => Answer::Snapshot(self.snapshot.clone()),
+            Ask::Snapshot(_) => Answer::Snapshot(
+                self.snapshot.as_ref().map(|snapshot| Box::new(ShardState::from_snapshot(Some(snapshot)))),
+            ),
             Ask::Object(at) => Answer::Object(self.objects.get(&at.get()).cloned().map(Box::new)),
             Ask::PutEpoch { seq, body, .. } => {
                 let (at, taken) = (seq.get(), self.objects.contains_key(&seq.get()));
@@ -237,9 +240,11 @@ fn t5_accepts_a_floor_at_its_epoch() {
     let mut bucket = Bucket::new(Some(manifest(0, 0)), log());
     bucket.until_put();
     bucket.step().unwrap();
-    bucket.manifest = Some(manifest(TAIL, 2));
+    let rolled = Manifest { version: 9, ..manifest(TAIL, 2) };
+    bucket.manifest = Some(rolled.clone());
     bucket.step().unwrap();
-    assert!(matches!(bucket.ask, Ask::Lead(_)));
+    let Ask::Lead(leadership) = bucket.ask else { panic!("{:?}", bucket.ask) };
+    assert_eq!(leadership.manifest, rolled, "what the one before names may be deleted");
 }
 
 #[test]

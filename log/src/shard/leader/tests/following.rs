@@ -207,6 +207,20 @@ async fn an_adoption_that_fails_is_begun_anew_before_anything_above_is_shown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_walks_the_store_sees_at_its_tail_what_others_truncated() {
+    let store = shared().await;
+    let node = Node::open(&store, 1).await;
+    let mut follows = Follows::new(&store);
+    node.append(unit(0, &["a", "b"])).await.unwrap();
+    let tail = follows.catch_up().await;
+    node.shard.truncate(&[(partition(0), Offset::new(1))]).await.unwrap();
+    let topics = follows.signals.subscribe(partition(0).topic);
+    assert_eq!(follows.catch_up().await, tail);
+    assert_eq!(follows.index.log(partition(0)).view().log_start, Offset::new(1));
+    assert!(topics.has_changed().unwrap(), "readers are told");
+}
+
+#[tokio::test(start_paused = true)]
 async fn any_node_truncates_up_to_the_high_watermark_it_knows() {
     let store = shared().await;
     let node = Node::open(&store, 1).await;

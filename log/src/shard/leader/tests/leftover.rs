@@ -1,5 +1,7 @@
 //! Appends at `local` on a store that others may write: acknowledged by the journal, and stored once whatever happens.
 
+use std::collections::HashSet;
+
 use futures::FutureExt;
 
 use super::*;
@@ -168,17 +170,68 @@ async fn what_is_appended_again_says_so_and_keeps_its_name() {
 }
 
 #[tokio::test]
-async fn leftovers_of_partitions_that_are_gone_are_dropped() {
+async fn a_producer_that_went_on_elsewhere_is_not_moved_back() {
+    for epoch in [0, 3] {
+        let sequenced = |first_sequence, values: &[&str]| {
+            let name = Dedupe { id: 1, producer_epoch: Some(epoch), first_sequence, body_hash: 9 };
+            local(Append { dedupe: Some(name), ..unit(0, values) })
+        };
+        let (bucket, dir) = (bucket().await, tempfile::tempdir().unwrap());
+        let node = Node::restart(&bucket.flaky, dir.path(), 1).await;
+        let hold = bucket.faulty.hold(Operation::Create, Moment::Request);
+        node.append(sequenced(0, &["a", "b"])).await.unwrap();
+        node.kill().await;
+        hold.release();
+        // There the producer is unknown.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let other = Node::restart(&bucket.store, elsewhere.path(), 2).await;
+        other.append(sequenced(2, &["c"])).await.unwrap();
+        other.append(sequenced(3, &["d"])).await.unwrap();
+        other.shard.flush().await;
+
+        let node = Node::restart(&bucket.store, dir.path(), 3).await;
+        for _ in 0..2 {
+            assert!(node.append(sequenced(2, &["c"])).await.unwrap().replayed, "epoch {epoch}");
+            assert!(node.append(sequenced(0, &["a", "b"])).await.unwrap().replayed);
+        }
+        assert!(!node.append(sequenced(4, &["e"])).await.unwrap().replayed);
+        node.shard.flush().await;
+        assert_eq!(node.read(0).await, numbered(&["c", "d", "a", "b", "e"]));
+        node.close().await;
+        let again = Node::open(&bucket.store, 4).await;
+        assert!(!again.append(sequenced(5, &["f"])).await.unwrap().replayed, "as the log has it");
+    }
+}
+
+#[tokio::test]
+async fn leftovers_of_deleted_topics_are_dropped_and_no_others() {
     let (bucket, dir) = (bucket().await, tempfile::tempdir().unwrap());
     let node = Node::restart(&bucket.flaky, dir.path(), 1).await;
     let hold = bucket.faulty.hold(Operation::Create, Moment::Request);
     node.append(local(unit(0, &["a"]))).await.unwrap();
-    node.append(local(unit(5, &["gone"]))).await.unwrap();
+    let gone = TopicPartition { topic: TopicId::new(2), ..partition(0) };
+    let mut of_gone = unit(0, &["gone"]);
+    of_gone.batches[0].partition = gone;
+    node.append(local(of_gone)).await.unwrap();
+    // Created by another node: this one may hear of it later.
+    node.append(local(unit(7, &["b"]))).await.unwrap();
     node.kill().await;
     hold.release();
-    let node = Node::restart(&bucket.store, dir.path(), 2).await;
+    let (journal, mut replay) = Journal::open(JournalOptions::new(dir.path(), CLUSTER)).await.unwrap();
+    let journal = SharedJournal::new(journal);
+    journal.adopt(&mut replay).unwrap();
+    let (shard, task) = open(&bucket.store, options(Some(journal.clone())), 2).await;
+    shard.index().forget(gone.topic);
+    shard.recovered(false, Vec::new()).await.unwrap();
+    let node = Node { shard, task, journal: Some(journal), damage: Vec::new() };
     node.shard.flush().await;
-    assert_eq!((node.read(0).await, node.read(5).await), (numbered(&["a"]), Vec::new()));
+    assert_eq!((node.read(0).await, node.read(7).await), (numbered(&["a"]), numbered(&["b"])));
+    let stored: HashSet<TopicPartition> = objects(&bucket.store)
+        .await
+        .iter()
+        .flat_map(|object| object.footer.entries.iter().map(|entry| entry.partition))
+        .collect();
+    assert!(!stored.contains(&gone));
     node.close().await;
 }
 

@@ -219,7 +219,7 @@ fn replayed(number: u64, batches: &[(u16, u64, &str)]) -> Replayed {
         append_time: Timestamp::from_millis(2_000),
         batches: batches.iter().map(batch).collect(),
     };
-    Replayed { entry: JournalEntry::queued(FrameNumber::new(number)), frame, after_damage: false }
+    Replayed { entry: JournalEntry::queued(FrameNumber::new(number)), frame }
 }
 
 async fn recovering(store: &Store) -> (Shard, JoinHandle<()>) {

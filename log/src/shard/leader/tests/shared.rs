@@ -8,7 +8,7 @@ use rand::Rng;
 
 use super::*;
 use crate::store::{CreateAnswer, Operation};
-use crate::testing::{Fault, Moment, Target};
+use crate::testing::{Fault, Hold, Moment, Target};
 
 #[tokio::test(start_paused = true)]
 async fn acknowledgements_follow_the_store_in_order() {
@@ -310,6 +310,55 @@ async fn past_its_bound_a_shard_refuses_until_the_store_is_back() {
     }
     node.append(unit(0, &[&value])).await.unwrap();
     assert_eq!(node.read(0).await.len(), 3);
+}
+
+/// A leader with room for two appends and the retries of a few clients, while the store takes nothing.
+async fn crowded() -> (Node, Hold) {
+    let (store, faulty) = faulty(1, false).await;
+    let bounded = LeaderOptions { unflushed_bytes_max: 16 * 1024, ..options(None) };
+    let node = Node::open_with(&store, bounded, 1).await;
+    let hold = faulty.hold(Operation::Create, Moment::Request);
+    drop(node.enqueue(named(0, 9, unit(0, &["a"]))).await);
+    (node, hold)
+}
+
+/// A retry, and what is refused for the other body.
+fn again() -> [Append; 2] {
+    [9, 8].map(|body_hash| named(0, body_hash, unit(0, &["a"])))
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_the_append_of_another_takes_room() {
+    for repeated in again() {
+        let (node, hold) = crowded().await;
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match node.shard.enqueue(repeated.clone()).await {
+                Ok(receipt) => waiting.push(receipt),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 64, "they are bounded");
+        };
+        assert_eq!(refused, AppendError::Overloaded);
+        hold.release();
+        for receipt in waiting {
+            assert!(matches!(receipt.acknowledged().await, Ok(_) | Err(AppendError::Mismatch)));
+        }
+        assert_eq!(node.append(unit(0, &["b"])).await.map(|appended| base(&appended)), Ok(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_gave_up_waiting_for_the_append_of_another_gives_its_room_back() {
+    for repeated in again() {
+        let (node, hold) = crowded().await;
+        for _ in 0..1_000 {
+            let waits = node.enqueue(repeated.clone()).await.acknowledged_within(Duration::from_millis(10));
+            waits.await.unwrap_err();
+        }
+        hold.release();
+        assert_eq!(node.append(unit(0, &["b"])).await.map(|appended| base(&appended)), Ok(1));
+    }
 }
 
 #[tokio::test]

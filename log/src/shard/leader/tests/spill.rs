@@ -1,5 +1,7 @@
 //! A store that takes nothing for a while: what is accepted meanwhile is in the journal, not in memory.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::shard::leader::Ending;
 use crate::store::Operation;
@@ -151,17 +153,104 @@ async fn a_leader_that_cannot_read_its_journal_leads_no_more() {
         node.append_local(number).await;
     }
     let waiting = node.enqueue(unit(0, &["last"])).await;
-    for file in std::fs::read_dir(dir.path()).unwrap() {
-        let path = file.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "journal") {
-            let mut bytes = std::fs::read(&path).unwrap();
-            bytes.iter_mut().skip(100).for_each(|byte| *byte ^= 1);
-            std::fs::write(&path, bytes).unwrap();
-        }
+    for path in journal_files(dir.path()) {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.iter_mut().skip(100).for_each(|byte| *byte ^= 1);
+        std::fs::write(&path, bytes).unwrap();
     }
     hold.release();
     assert_eq!(node.shard.ended().await, Ending::Died);
     assert_eq!(waiting.acknowledged().await, Err(not_stored()));
     let stored = Node::open(&store, 2).await.read_values().await;
     assert_eq!(stored, values(0..stored.len()), "what was in memory is stored, in order");
+}
+
+/// The journal's files, oldest first.
+fn journal_files(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|is| is == "journal")).collect();
+    files.sort();
+    files
+}
+
+/// Takes a folder's files away and brings them back.
+struct Away(Vec<(PathBuf, PathBuf)>);
+
+impl Away {
+    fn take(files: Vec<PathBuf>) -> Self {
+        let pairs = files.into_iter().map(|path| (path.with_extension("away"), path));
+        let pairs: Vec<_> = pairs.collect();
+        pairs.iter().for_each(|(away, path)| std::fs::rename(path, away).unwrap());
+        Self(pairs)
+    }
+
+    fn bring_back(self) {
+        self.0.iter().for_each(|(away, path)| std::fs::rename(away, path).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_gives_nothing_back_ends_the_leadership_and_loses_nothing() {
+    let (store, faulty) = faulty(1, false).await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = lead(&store, dir.path(), 1 << 30, 1).await;
+    let hold = stuck(&faulty);
+    for number in 0..4 * FILLS {
+        node.append_local(number).await;
+    }
+    let waiting = node.enqueue(unit(0, &["last"])).await;
+    let away = Away::take(journal_files(dir.path()));
+    tokio::time::pause();
+    hold.release();
+    assert_eq!(node.shard.ended().await, Ending::Died);
+    assert_eq!(waiting.acknowledged().await, Err(not_stored()));
+    away.bring_back();
+    let again = node.lead_again(&store, 2).await;
+    again.shard.flush().await;
+    let mut found = again.read_values().await;
+    found.sort_unstable();
+    assert_eq!(found, values(0..4 * FILLS));
+}
+
+#[tokio::test]
+async fn leftovers_that_cannot_be_read_stay_in_the_journal_and_hold_nobody_up() {
+    let (store, faulty) = faulty(1, false).await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = lead(&store, dir.path(), 1 << 30, 1).await;
+    let hold = stuck(&faulty);
+    for number in 0..FILLS {
+        node.append_local(number).await;
+    }
+    node.kill().await;
+    hold.release();
+    tokio::time::pause();
+    let (journal, mut replay) = Journal::open(JournalOptions::new(dir.path(), CLUSTER)).await.unwrap();
+    let journal = SharedJournal::new(journal);
+    journal.adopt(&mut replay).unwrap();
+    let files = journal_files(dir.path());
+    assert!(files.len() > 2);
+    let away = Away::take(files[..1].to_vec());
+    let lead = |seed| {
+        let (store, journal) = (store.clone(), journal.clone());
+        async move {
+            let (shard, task) = open(&store, options(Some(journal.clone())), seed).await;
+            shard.recovered(false, Vec::new()).await.unwrap();
+            Node { shard, task, journal: None, damage: Vec::new() }
+        }
+    };
+    let node = lead(2).await;
+    node.append_local(FILLS).await;
+    node.shard.flush().await;
+    let found = node.read_values().await;
+    assert!(found.len() < FILLS && found == values(FILLS + 1 - found.len()..=FILLS), "{}", found.len());
+    node.close().await;
+    away.bring_back();
+    assert!(journal.has_leftovers(SHARD));
+    let node = lead(3).await;
+    node.shard.flush().await;
+    let mut found = node.read_values().await;
+    found.sort_unstable();
+    assert_eq!(found, values(0..=FILLS));
+    node.close().await;
+    assert!(journal.close().await, "everything is stored, and once");
 }
