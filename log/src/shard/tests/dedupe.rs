@@ -101,8 +101,13 @@ fn what_is_appended_again_late_moves_no_producer_back() {
     assert_eq!(table.check(&producer(0, 10, BODY)), Seen::Duplicate(vec![(partition(0), others[0])]));
     assert_eq!(table.check(&producer(0, 0, BODY)), known);
 
+    let table = self::table(&[others[1], late]);
+    assert_eq!(table.check(&producer(0, 30, 1)), Seen::New, "whatever is missing in between");
+    assert_eq!(table.check(&producer(0, 10, 1)), Seen::Gap { expected: 30 });
+
     let mut table = self::table(&[appended(1, 0, 5), late]);
-    assert_eq!(table.check(&producer(1, 5, 1)), Seen::New, "nor to an older epoch");
+    assert_eq!(table.check(&producer(1, 5, 1)), Seen::New);
+    assert_eq!(table.check(&producer(0, 10, 1)), Seen::Fenced { current: 1 }, "nor to an older epoch");
     assert_eq!(table.check_again(&producer(0, 0, BODY)), known);
     table.insert(partition(0), appended(1, 5, 5));
     assert_eq!(table.check(&producer(1, 10, 1)), Seen::New);

@@ -182,24 +182,24 @@ async fn a_producer_that_went_on_elsewhere_is_not_moved_back() {
         node.append(sequenced(0, &["a", "b"])).await.unwrap();
         node.kill().await;
         hold.release();
-        // There the producer is unknown.
+        // There the producer is unknown; what lies in between is on yet another node.
         let elsewhere = tempfile::tempdir().unwrap();
         let other = Node::restart(&bucket.store, elsewhere.path(), 2).await;
-        other.append(sequenced(2, &["c"])).await.unwrap();
-        other.append(sequenced(3, &["d"])).await.unwrap();
+        other.append(sequenced(5, &["c"])).await.unwrap();
+        other.append(sequenced(6, &["d"])).await.unwrap();
         other.shard.flush().await;
 
         let node = Node::restart(&bucket.store, dir.path(), 3).await;
         for _ in 0..2 {
-            assert!(node.append(sequenced(2, &["c"])).await.unwrap().replayed, "epoch {epoch}");
+            assert!(node.append(sequenced(5, &["c"])).await.unwrap().replayed, "epoch {epoch}");
             assert!(node.append(sequenced(0, &["a", "b"])).await.unwrap().replayed);
         }
-        assert!(!node.append(sequenced(4, &["e"])).await.unwrap().replayed);
+        assert!(!node.append(sequenced(7, &["e"])).await.unwrap().replayed);
         node.shard.flush().await;
         assert_eq!(node.read(0).await, numbered(&["c", "d", "a", "b", "e"]));
         node.close().await;
         let again = Node::open(&bucket.store, 4).await;
-        assert!(!again.append(sequenced(5, &["f"])).await.unwrap().replayed, "as the log has it");
+        assert!(!again.append(sequenced(8, &["f"])).await.unwrap().replayed, "as the log has it");
     }
 }
 
