@@ -60,10 +60,12 @@ pub(crate) struct ClusterStats {
     pub(crate) rollbacks: u64,
     pub(crate) outages: u64,
     pub(crate) doubts: u64,
+    /// Hand-overs that did not wait for the store any longer.
+    pub(crate) given_up: u64,
 }
 
 impl ClusterStats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("steps", &mut self.steps),
             ("acknowledged appends", &mut self.acked),
@@ -79,6 +81,7 @@ impl ClusterStats {
             ("rollbacks", &mut self.rollbacks),
             ("outages", &mut self.outages),
             ("doubts", &mut self.doubts),
+            ("hand-overs without a flush", &mut self.given_up),
         ]
     }
 
@@ -145,16 +148,18 @@ pub(crate) enum Event {
     },
     /// A leader that is to give its shard away has asked the successor.
     HandOver {
-        node: usize,
-        life: u64,
-        shard: usize,
+        led: Led,
         to: Option<NodeInfo>,
+    },
+    /// One that has not stored everything in time gives its shard away all the same.
+    GiveUp {
+        led: Led,
     },
     /// A predecessor tells the successor to lead.
     Lead {
         node: usize,
         life: u64,
-        shard: usize,
+        from: Led,
     },
     /// A leader looks whether it still leads.
     Doubt {
@@ -222,7 +227,6 @@ impl Event {
         match self {
             Self::Wake { node, .. }
             | Self::Told { node, .. }
-            | Self::HandOver { node, .. }
             | Self::Lead { node, .. }
             | Self::Journal { node, .. }
             | Self::Follow { node, .. }
@@ -232,6 +236,8 @@ impl Event {
             | Self::Read { led, .. }
             | Self::Flush { led }
             | Self::Load { led }
+            | Self::HandOver { led, .. }
+            | Self::GiveUp { led }
             | Self::Doubt { led } => Some(led.node),
             _ => None,
         }

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::limits::{
     ACQUIRE_WAIT_MAX, BEAT_INTERVAL, HANDOVERS_MAX, LEAD_BACKOFF_MAX, LEASE_TTL, MOVE_AFTER, PROBE_PAUSE,
-    TAKEOVERS_MAX,
+    TAKEOVERS_MAX, TAKING_OVER_PAUSE,
 };
 use crate::model::NodeId;
 
@@ -86,7 +86,10 @@ impl World {
 
     /// Makes the node leader of a shard.
     fn lead(&mut self, shard: ShardId, number: u32) {
-        assert_eq!(self.tell(Event::Lead { shard }).first(), Some(&Action::TakeOver { shard }));
+        assert_eq!(
+            self.tell(Event::Lead { shard, ended: LeaderEpoch::ZERO }).first(),
+            Some(&Action::TakeOver { shard })
+        );
         self.tell(Event::Began { shard, epoch: epoch(number) });
         self.held.insert(shard, self.leases.me().lease(epoch(number)));
         self.beat();
@@ -113,6 +116,10 @@ fn acquires(actions: &[Action]) -> Option<Option<Incarnation>> {
         Action::Acquire { instead_of, .. } => Some(*instead_of),
         _ => None,
     })
+}
+
+fn gives(to: u128) -> Action {
+    Action::HandOver { shard: S, epoch: epoch(5), to: Some(node(to)), stopped: false }
 }
 
 fn probes(actions: &[Action]) -> Vec<u128> {
@@ -147,7 +154,7 @@ fn a_node_that_is_not_ready_tries_nothing_and_no_other_waits_for_it() {
     world.tell(Event::Ready(false));
     world.tell(Event::NeverLed { shard: S });
     assert_eq!(world.pass(10 * LEASE_TTL), []);
-    assert_eq!(world.tell(Event::Lead { shard: S }), []);
+    assert_eq!(world.tell(Event::Lead { shard: S, ended: LeaderEpoch::ZERO }), []);
     let mut other = World::new(order[1], &[order[0]]);
     other.nodes[0].ready = false;
     other.beat();
@@ -330,7 +337,7 @@ fn a_leader_that_was_superseded_and_does_not_know_it_looks_at_the_store() {
     let mut world = World::new(order[0], &[order[1]]);
     world.lead(S, 5);
     world.held.insert(S, node(order[1]).lease(epoch(6)));
-    assert_eq!(world.beat(), [Action::Doubt { shard: S }]);
+    assert_eq!(world.beat(), [Action::Doubt { shard: S, epoch: epoch(5) }]);
     assert!(!world.is_idle(), "only the store ends it");
     let actions = world.tell(Event::Ended { shard: S, superseded: true });
     assert!(actions.contains(&Action::Release { shard: S }));
@@ -398,9 +405,9 @@ fn a_shard_moves_to_a_better_node_that_stays() {
     world.nodes[0].ready = true;
     let start = world.now;
     let actions = world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
-    assert_eq!(actions, [Action::HandOver { shard: S, to: Some(node(order[0])) }]);
+    assert_eq!(actions, [gives(order[0])]);
     assert!(world.now - start >= MOVE_AFTER);
-    world.tell(Event::HandedOver { shard: S });
+    world.tell(Event::HandedOver { shard: S, epoch: epoch(5) });
     assert!(world.is_idle());
     assert_eq!(world.leases.leader_of(S), Some(node(order[0]).lease(LeaderEpoch::ZERO)));
 }
@@ -417,7 +424,7 @@ fn two_joiners_do_not_take_turns() {
     let mut actions = world.pass(MOVE_AFTER / 2 + BEAT_INTERVAL);
     assert_eq!(actions, []);
     actions = world.pass(MOVE_AFTER);
-    assert_eq!(actions, [Action::HandOver { shard: S, to: Some(node(order[0])) }]);
+    assert_eq!(actions, [gives(order[0])]);
 }
 
 #[test]
@@ -429,11 +436,11 @@ fn shards_move_one_at_a_time_and_stay_if_the_successor_does_not_answer() {
     world.nodes.push(node(order[0]));
     let actions = world.pass(4 * MOVE_AFTER);
     let [Action::HandOver { shard, .. }] = actions[..] else { panic!("{actions:?}") };
-    let next = world.tell(Event::Kept { shard });
+    let next = world.tell(Event::Kept { shard, epoch: epoch(5) });
     assert!(world.leases.held().len() == 64);
     let [Action::HandOver { shard: second, .. }] = next[..] else { panic!("{next:?}") };
     assert_ne!(second, shard, "it waits for its turn");
-    let next = world.tell(Event::HandedOver { shard: second });
+    let next = world.tell(Event::HandedOver { shard: second, epoch: epoch(5) });
     assert!(matches!(next[..], [Action::Release { .. }, Action::HandOver { .. }]), "{next:?}");
 }
 
@@ -459,7 +466,7 @@ fn a_node_that_stops_gives_everything_to_the_best_of_the_others_and_leaves() {
         let handed: Vec<(ShardId, Option<NodeInfo>)> = actions
             .iter()
             .filter_map(|action| match action {
-                Action::HandOver { shard, to } => Some((*shard, to.clone())),
+                Action::HandOver { shard, to, .. } => Some((*shard, to.clone())),
                 _ => None,
             })
             .collect();
@@ -469,10 +476,13 @@ fn a_node_that_stops_gives_everything_to_the_best_of_the_others_and_leaves() {
             let best = place::best(shard, world.nodes.iter()).cloned();
             assert_eq!(to, best);
             given += 1;
-            actions.extend(world.tell(Event::HandedOver { shard }));
+            actions.extend(world.tell(Event::HandedOver { shard, epoch: epoch(5) }));
         }
     }
-    assert_eq!(actions.iter().filter(|action| **action == Action::Leave).count(), 1);
+    assert!(!actions.contains(&Action::Leave), "nobody is known to lead yet");
+    world.held.clear();
+    let left = world.pass(10 * LEASE_TTL);
+    assert_eq!(left.iter().filter(|action| **action == Action::Leave).count(), 1);
     assert_eq!(world.pass(10 * LEASE_TTL), []);
 }
 
@@ -482,14 +492,20 @@ fn a_node_that_stops_alone_gives_to_nobody() {
     let mut world = World::new(order[0], &[]);
     world.lead(S, 5);
     let actions = world.tell(Event::Drain);
-    assert!(actions.contains(&Action::HandOver { shard: S, to: None }), "{actions:?}");
-    assert!(world.tell(Event::HandedOver { shard: S }).contains(&Action::Leave));
+    assert!(
+        actions.contains(&Action::HandOver { shard: S, epoch: epoch(5), to: None, stopped: false }),
+        "{actions:?}"
+    );
+    assert!(world.tell(Event::HandedOver { shard: S, epoch: epoch(5) }).contains(&Action::Leave));
     // With a successor that does not answer it is the same.
     let mut world = World::new(order[0], &[order[1]]);
     world.lead(S, 5);
     world.tell(Event::Drain);
-    let actions = world.tell(Event::Kept { shard: S });
-    assert!(actions.contains(&Action::HandOver { shard: S, to: None }), "{actions:?}");
+    let actions = world.tell(Event::Kept { shard: S, epoch: epoch(5) });
+    assert!(
+        actions.contains(&Action::HandOver { shard: S, epoch: epoch(5), to: None, stopped: false }),
+        "{actions:?}"
+    );
 }
 
 #[test]
@@ -497,10 +513,18 @@ fn a_node_that_stops_while_it_takes_over_gives_that_away_too() {
     let order = ranking();
     let mut world = World::new(order[0], &[order[1]]);
     world.beat();
-    world.tell(Event::Lead { shard: S });
+    world.tell(Event::Lead { shard: S, ended: LeaderEpoch::ZERO });
     assert!(!world.tell(Event::Drain).contains(&Action::Leave));
     let actions = world.tell(Event::Began { shard: S, epoch: epoch(6) });
-    assert!(actions.contains(&Action::HandOver { shard: S, to: Some(node(order[1])) }), "{actions:?}");
+    assert!(
+        actions.contains(&Action::HandOver {
+            shard: S,
+            epoch: epoch(6),
+            to: Some(node(order[1])),
+            stopped: false
+        }),
+        "{actions:?}"
+    );
 }
 
 #[test]
@@ -531,7 +555,7 @@ fn a_node_answers_for_what_it_does() {
     assert_eq!(world.leases.standing(S), Standing::Neither(None));
     world.leases.hint(S, &other);
     assert_eq!(world.leases.standing(S), Standing::Neither(Some(other)));
-    world.tell(Event::Lead { shard: S });
+    world.tell(Event::Lead { shard: S, ended: epoch(2) });
     assert_eq!(world.leases.standing(S), Standing::TakesOver(node(order[0]).lease(LeaderEpoch::ZERO)));
     world.tell(Event::Began { shard: S, epoch: epoch(3) });
     assert_eq!(world.leases.standing(S), Standing::Leads(node(order[0]).lease(epoch(3))));
@@ -558,7 +582,7 @@ fn a_late_view_does_not_bring_back_what_was_given_away() {
     let mut world = World::new(order[1], &[order[0]]);
     world.lead(S, 5);
     world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
-    world.tell(Event::HandedOver { shard: S });
+    world.tell(Event::HandedOver { shard: S, epoch: epoch(5) });
     // The view was asked for before; then Redis is wiped, and the successor is not back yet.
     world.beat();
     world.held.clear();
@@ -589,10 +613,149 @@ fn a_leader_that_is_given_its_own_shard_was_superseded_and_leads_anew() {
     let order = ranking();
     let mut world = World::new(order[0], &[order[1]]);
     world.lead(S, 5);
-    assert_eq!(world.tell(Event::Lead { shard: S }), [], "the message is late");
-    world.pass(LEASE_TTL);
-    assert_eq!(world.tell(Event::Lead { shard: S }), [Action::Doubt { shard: S }]);
+    let given = |ended| Event::Lead { shard: S, ended: epoch(ended) };
+    assert_eq!(world.tell(given(4)), [], "the message is late");
+    assert_eq!(world.tell(given(6)), [Action::Doubt { shard: S, epoch: epoch(5) }]);
     assert_eq!(world.tell(Event::Ended { shard: S, superseded: true }), [Action::TakeOver { shard: S }]);
     world.tell(Event::Began { shard: S, epoch: epoch(7) });
     assert!(world.tell(Event::Ended { shard: S, superseded: true }).contains(&Action::Release { shard: S }));
+    assert_eq!(world.tell(given(6)), [], "somebody has led since");
+}
+
+#[test]
+fn a_leader_is_told_once_to_look_whether_it_is_one() {
+    let order = ranking();
+    let mut world = World::new(order[0], &[order[1]]);
+    world.lead(S, 5);
+    world.held.insert(S, node(order[1]).lease(epoch(6)));
+    assert_eq!(world.beat(), [Action::Doubt { shard: S, epoch: epoch(5) }]);
+    assert_eq!(world.pass(10 * LEASE_TTL), []);
+    world.tell(Event::Ended { shard: S, superseded: true });
+    world.tell(Event::Lead { shard: S, ended: epoch(6) });
+    world.tell(Event::Began { shard: S, epoch: epoch(7) });
+    world.held.insert(S, node(order[1]).lease(epoch(8)));
+    assert_eq!(world.beat(), [Action::Doubt { shard: S, epoch: epoch(7) }]);
+}
+
+#[test]
+fn the_end_of_a_hand_over_of_another_leadership_counts_for_nothing() {
+    let order = ranking();
+    let mut world = World::new(order[1], &[order[0]]);
+    world.lead(S, 5);
+    assert_eq!(world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL), [gives(order[0])]);
+    for event in [
+        Event::HandedOver { shard: S, epoch: epoch(4) },
+        Event::Kept { shard: S, epoch: epoch(4) },
+        Event::Declined { shard: S, epoch: epoch(4), stopped: true },
+    ] {
+        assert_eq!(world.tell(event), []);
+        assert!(!world.is_idle());
+    }
+    world.tell(Event::HandedOver { shard: S, epoch: epoch(5) });
+    assert!(world.is_idle());
+}
+
+#[test]
+fn a_shard_that_its_successor_declines_goes_to_the_next_best() {
+    let order = ranking();
+    let mut world = World::new(order[2], &order[..2]);
+    world.lead(S, 5);
+    world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
+    let declined = || Event::Declined { shard: S, epoch: epoch(5), stopped: true };
+    let to = Some(node(order[1]));
+    assert_eq!(world.tell(declined()), [Action::HandOver { shard: S, epoch: epoch(5), to, stopped: true }]);
+    // Nobody else is left but the node itself.
+    assert_eq!(world.tell(declined()), [Action::TakeOver { shard: S }]);
+    // One that was asked in time may choose again, when it likes.
+    let mut world = World::new(order[2], &order[..2]);
+    world.lead(S, 5);
+    world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
+    assert_eq!(world.tell(Event::Declined { shard: S, epoch: epoch(5), stopped: false }), []);
+    assert_eq!(world.leases.held(), [Held { shard: S, epoch: epoch(5) }]);
+    // One that stops gives it to nobody then.
+    let mut world = World::new(order[2], &order[..1]);
+    world.lead(S, 5);
+    world.tell(Event::Drain);
+    assert_eq!(
+        world.tell(declined()),
+        [Action::HandOver { shard: S, epoch: epoch(5), to: None, stopped: true }]
+    );
+}
+
+#[test]
+fn a_leader_that_cannot_use_the_store_gives_all_it_leads_to_those_that_can() {
+    let order = ranking();
+    let mut world = World::with_shards(order[0], &[order[1]], 3);
+    (0..3).for_each(|shard| world.lead(ShardId::new(shard), 5));
+    world.tell(Event::Ready(false));
+    assert!(!world.leases.would_lead());
+    assert_eq!(world.pass(MOVE_AFTER - BEAT_INTERVAL), [], "it may be over soon");
+    let actions = world.pass(2 * BEAT_INTERVAL);
+    let given = actions.iter().filter(|action| matches!(action, Action::HandOver { to: Some(_), .. }));
+    assert_eq!((given.count(), actions.len()), (3, 3), "{actions:?}");
+    // Where no node can use it nothing moves.
+    let mut world = World::new(order[0], &[order[1]]);
+    world.nodes[0].ready = false;
+    world.lead(S, 5);
+    world.tell(Event::Ready(false));
+    assert_eq!(world.pass(10 * MOVE_AFTER), []);
+    assert_eq!(world.leases.held(), [Held { shard: S, epoch: epoch(5) }]);
+}
+
+#[test]
+fn a_node_that_stops_stays_until_it_knows_who_leads_or_nobody_waits_for_it() {
+    let order = ranking();
+    let stopping = || {
+        let mut world = World::new(order[0], &[order[1]]);
+        world.lead(S, 5);
+        assert_eq!(world.tell(Event::Drain), [gives(order[1])]);
+        world.held.insert(S, node(order[1]).lease(LeaderEpoch::ZERO));
+        assert!(!world.tell(Event::HandedOver { shard: S, epoch: epoch(5) }).contains(&Action::Leave));
+        world
+    };
+    let mut world = stopping();
+    assert_eq!(world.pass(SUCCESSORS_WAIT_MAX / 2), []);
+    world.held.insert(S, node(order[1]).lease(epoch(6)));
+    assert_eq!(world.beat(), [Action::Leave]);
+    assert_eq!(world.leases.leader_of(S), Some(node(order[1]).lease(epoch(6))));
+    let mut world = stopping();
+    assert_eq!(world.tell(Event::Leave), [Action::Leave]);
+    let mut world = stopping();
+    assert_eq!(world.pass(SUCCESSORS_WAIT_MAX), [Action::Leave]);
+}
+
+#[test]
+fn without_views_the_successor_of_a_leader_that_stopped_is_asked() {
+    let order = ranking();
+    let unsighted = || {
+        let mut world = World::new(order[2], &order[..2]);
+        world.held.insert(S, node(order[0]).lease(epoch(4)));
+        world.beat();
+        assert_eq!(world.tell(Event::BeatFailed), []);
+        assert_eq!(probes(&world.tell(Event::FollowBroken { shard: S })), [order[0]]);
+        world
+    };
+    let (taker, leader) = (node(order[1]).lease(LeaderEpoch::ZERO), node(order[1]).lease(epoch(5)));
+    // It names the successor, which is asked until it leads.
+    let mut world = unsighted();
+    let named = Probe::Answered(Standing::Neither(Some(taker.clone())));
+    assert_eq!(probes(&world.answer(order[0], named)), [order[1]]);
+    assert_eq!(world.answer(order[1], Probe::Answered(Standing::TakesOver(taker))), []);
+    world.now += TAKING_OVER_PAUSE;
+    assert_eq!(probes(&world.tell(Event::Tick)), [order[1]]);
+    assert_eq!(world.answer(order[1], Probe::Answered(Standing::Leads(leader.clone()))), []);
+    assert_eq!(world.leases.leader_of(S), Some(leader.clone()));
+    assert_eq!(world.tell(Event::BeatFailed), []);
+    // Its process is gone: the best of the last view may lead.
+    let mut world = unsighted();
+    world.answer(order[0], Probe::Refused);
+    world.now += 2 * PROBE_PAUSE;
+    assert_eq!(probes(&world.tell(Event::Tick)), [order[0]]);
+    assert_eq!(probes(&world.answer(order[0], Probe::Refused)), [order[1]]);
+    assert_eq!(world.answer(order[1], Probe::Answered(Standing::Neither(None))), []);
+    // Not yet: it is asked again.
+    world.now += BEAT_INTERVAL;
+    assert_eq!(probes(&world.tell(Event::BeatFailed)), [order[1]]);
+    world.answer(order[1], Probe::Answered(Standing::Leads(leader.clone())));
+    assert_eq!(world.leases.leader_of(S), Some(leader));
 }
