@@ -86,13 +86,15 @@ pub(crate) struct Node {
     pub(crate) stalled_until: Micros,
     /// Which Redis it sees.
     pub(crate) redis: usize,
+    /// Nothing that it sends to the store gets there.
+    pub(crate) cut_off: bool,
 }
 
 impl Node {
     pub(crate) fn new(number: usize, rng: &mut Rng) -> Self {
         let disk = SharedDisk::new(Disk::new(Rng::new(rng.next()), DiskConfig::default()));
         let id = NodeId::new(u128::from(rng.next()) << 32 | number as u128);
-        Self { id, life: 0, disk, process: None, stalled_until: 0, redis: 0 }
+        Self { id, life: 0, disk, process: None, stalled_until: 0, redis: 0, cut_off: false }
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -232,7 +234,7 @@ impl Cluster {
     }
 
     /// Tells the lease machine something, and begins what it wants done.
-    fn tell(&mut self, number: usize, event: lease::Event) {
+    pub(crate) fn tell(&mut self, number: usize, event: lease::Event) {
         let now = self.at();
         let Some(process) = &mut self.nodes[number].process else { return };
         let actions = process.leases.handle(event, now);
@@ -639,6 +641,11 @@ impl Cluster {
                     leading.load = entries;
                 }
                 self.after(after, Event::Load { led });
+            }
+            LeaderAction::Put { seq, pause, .. } if self.nodes[led.node].cut_off => {
+                let answer = forebay_log::shard::taker::PutAnswer::Unknown;
+                let after = after + pause.as_micros() as Micros;
+                self.after(after, Event::PutAnswered { led, seq: seq.get(), answer });
             }
             LeaderAction::Put { seq, parts, pause } => {
                 let late = self.rng.chance(self.lossy);
