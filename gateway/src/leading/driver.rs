@@ -111,7 +111,6 @@ impl Driver {
                     Event::Tick
                 }
                 Ok(()) = inbox.truncated.changed() => {
-                    inbox.truncated.mark_unchanged();
                     self.publish_truncated();
                     Event::Tick
                 }

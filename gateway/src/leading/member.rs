@@ -71,14 +71,6 @@ impl Member {
             tokio::spawn(PeerListener::new(listener, peers.clone()).serve(stops.clone())),
             tokio::spawn(look_what_is_wanted(signals, want, stops)),
         ];
-        let me = NodeInfo {
-            id,
-            incarnation,
-            address: advertise,
-            ready: false,
-            draining: false,
-            leftovers: Vec::new(),
-        };
         let (news, heard) = mpsc::channel(limits::TOLD_MAX);
         let common = Common {
             me: id,
@@ -101,7 +93,7 @@ impl Member {
         };
         let shards = u16::try_from(reins.len()).expect("there are as many as the cluster's root counts");
         let driver = Driver {
-            leases: Leases::new(me, shards, StdRng::from_rng(rng)),
+            leases: Leases::new(newcomer(id, incarnation, advertise), shards, StdRng::from_rng(rng)),
             coordinator,
             peers,
             means,
@@ -150,6 +142,11 @@ impl Member {
             let _ = serving.await;
         }
     }
+}
+
+/// Returns what a node says of itself that has seen nothing yet.
+fn newcomer(id: NodeId, incarnation: Incarnation, address: String) -> NodeInfo {
+    NodeInfo { id, incarnation, address, ready: false, draining: false, leftovers: Vec::new() }
 }
 
 /// Listens for other nodes. Returns where they reach this one, too.
