@@ -1,9 +1,6 @@
 //! One shard over the life of a node: it follows whoever leads the shard, takes it over when it is told to, leads it until
 //! the log or a hand-over ends that, and follows again.
 
-#[cfg(test)]
-mod tests;
-
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;

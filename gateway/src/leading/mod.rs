@@ -14,6 +14,8 @@ mod health;
 mod keeper;
 mod local;
 mod member;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,21 +1,36 @@
 //! A keeper over a store that can be held up.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use forebay_log::clock::SystemClock;
+use forebay_log::coordinator::Lease;
 use forebay_log::error::Outcome;
 use forebay_log::keys::Keys;
 use forebay_log::limits as log_limits;
-use forebay_log::model::{ClusterId, Durability, Incarnation, PartitionId, Record, TopicId, TopicPartition};
+use forebay_log::model::{
+    ClusterId, Durability, Incarnation, LeaderEpoch, NodeId, PartitionId, Record, ShardId, TopicId,
+    TopicPartition,
+};
 use forebay_log::shard::{
     Append, AppendError, BatchSource, BlockCache, LeaderOptions, NewBatch, ShardStore, Signals,
 };
 use forebay_log::store::{Operation, Store, StoreUrl};
 use forebay_log::testing::{FaultyStore, Moment};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use super::*;
-use crate::cluster::PeerConfig;
+use super::keeper::{Common, Keeper, News, Order, Resign, Resigned, Why};
+use super::local::{Local, Standings};
+use super::{Compactor, Means};
+use crate::cluster::follow::Wanted;
+use crate::cluster::{PeerConfig, Peers};
 use crate::config::CompactorMode;
-use crate::leading::Compactor;
-use crate::leading::local::{Local, Standings};
+use crate::limits;
+use crate::produce::route::Routes;
+use crate::shards::{ShardSlot, Shards};
 
 const SHARD: ShardId = ShardId::new(0);
 
