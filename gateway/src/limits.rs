@@ -236,8 +236,10 @@ pub const WANTED_LOOK: Duration = Duration::from_millis(100);
 pub const TOLD_MAX: usize = 4096;
 /// Orders that wait for one keeper.
 pub const ORDERS_MAX: usize = 4;
-/// Longest that one attempt to take a shard over takes.
+/// Longest that one attempt to take a shard over takes; doubles after each that took longer, as a log may be long, ...
 pub const TAKEOVER_MAX: Duration = Duration::from_secs(15);
+/// ... up to this.
+pub const TAKEOVER_LONG_MAX: Duration = Duration::from_secs(120);
 /// How long a leader that gives its shard away stores what it took. Past it, it gives up, or keeps the shard if it may.
 pub const HAND_OVER_FLUSH_MAX: Duration = Duration::from_secs(2);
 /// The same on a node that stops, from when it begins to: what is left of [`STOP_MAX`] is for the rest.

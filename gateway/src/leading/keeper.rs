@@ -118,6 +118,8 @@ pub(super) struct Keeper {
     /// The leader that was to be followed last, and how often that has failed since it worked.
     tried: Option<Lease>,
     failures: u32,
+    /// Takeovers that took too long, one after the other.
+    late: u32,
 }
 
 impl Keeper {
@@ -128,7 +130,7 @@ impl Keeper {
         orders: mpsc::Receiver<Order>,
         rng: StdRng,
     ) -> Self {
-        Self { shard, common, lease, orders, rng, caught_up: false, tried: None, failures: 0 }
+        Self { shard, common, lease, orders, rng, caught_up: false, tried: None, failures: 0, late: 0 }
     }
 
     /// Keeps the shard until nobody can give orders any more.
@@ -269,7 +271,9 @@ impl Keeper {
     async fn lead(&mut self) {
         let began = Instant::now();
         self.common.routes.set(self.shard, Leader::Nobody);
-        let opened = timeout(limits::TAKEOVER_MAX, self.open()).await;
+        let most = limits::TAKEOVER_MAX.saturating_mul(1 << self.late.min(8)).min(limits::TAKEOVER_LONG_MAX);
+        let opened = timeout(most, self.open()).await;
+        self.late = if opened.is_err() { self.late.saturating_add(1) } else { 0 };
         let opened = opened.context("it took too long").and_then(|opened| opened);
         let (shard, mut task) = match opened {
             Ok(opened) => opened,

@@ -165,10 +165,13 @@ async fn a_shard_is_not_moved_for_balance_while_much_waits_and_given_up_where_it
 async fn a_takeover_that_the_store_does_not_answer_ends() {
     let mut world = World::new().await;
     let hold = world.store.hold(Operation::Create, Moment::Request);
-    let start = Instant::now();
-    world.orders.send(Order::TakeOver).await.unwrap();
-    assert_eq!(world.next().await, News::NotBegun { for_want_of_the_store: true });
-    assert_eq!(start.elapsed(), limits::TAKEOVER_MAX);
+    // A log may be long: the next attempt has more time.
+    for most in [limits::TAKEOVER_MAX, 2 * limits::TAKEOVER_MAX] {
+        let start = Instant::now();
+        world.orders.send(Order::TakeOver).await.unwrap();
+        assert_eq!(world.next().await, News::NotBegun { for_want_of_the_store: true });
+        assert_eq!(start.elapsed(), most);
+    }
     hold.release();
     world.take_over().await;
 }
