@@ -190,8 +190,6 @@ pub const PEER_STREAMS_MAX: u32 = 4;
 pub const PEER_HEAD_BYTES_MAX: u32 = 8 * 1024;
 /// Longest until another node has taken a connection, proofs included.
 pub const PEER_CONNECT_MAX: Duration = Duration::from_secs(2);
-/// Longest that a probe takes in all: a takeover waits for it.
-pub const PEER_PROBE_MAX: Duration = Duration::from_secs(1);
 /// How often the other end of a silent connection is asked whether it is there.
 pub const PEER_PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest it takes to answer: past it what was sent and not answered is of unknown outcome.
@@ -227,12 +225,13 @@ pub const FOLLOW_SILENCE_MAX: Duration = Duration::from_secs(2);
 pub const FOLLOW_TOPICS_MAX: usize = forebay_log::limits::TOPICS_MAX;
 /// Pause between two log lines about nodes that are refused, or refuse.
 pub const PEER_COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
-/// First pause before a leader whose stream broke is asked again, drawn by chance up to ...
-pub const FOLLOW_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// ... this; also the pause after the store did not answer.
-pub const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// First pause before a leader whose stream broke is asked again, or the store that did not answer, half of it drawn by
+/// chance; doubles up to [`FOLLOW_POLL`].
+pub const FOLLOW_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// How often a node without a leader to follow looks at the store.
 pub const FOLLOW_POLL: Duration = Duration::from_secs(1);
+/// Pause after a log that is not what its writers write: it may be mended by hand.
+pub const FOLLOW_DAMAGE_PAUSE: Duration = Duration::from_secs(60);
 /// How often the root of a shard that is read here and led elsewhere is looked at.
 pub const MANIFEST_LOOK: Duration = Duration::from_secs(1);
 /// How often a node looks which topics have readers on it.
@@ -241,6 +240,28 @@ pub const WANTED_LOOK: Duration = Duration::from_millis(100);
 pub const TOLD_MAX: usize = 4096;
 /// Orders that wait for one keeper.
 pub const ORDERS_MAX: usize = 4;
+/// Longest that one attempt to take a shard over takes; doubles after each that took longer, as a log may be long, ...
+pub const TAKEOVER_MAX: Duration = Duration::from_secs(15);
+/// ... up to this.
+pub const TAKEOVER_LONG_MAX: Duration = Duration::from_secs(120);
+/// How long a leader that gives its shard away stores what it took. Past it, it gives up, or keeps the shard if it may.
+pub const HAND_OVER_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// The same on a node that stops, from when it begins to: what is left of [`STOP_MAX`] is for the rest.
+pub const STOP_FLUSH_MAX: Duration = Duration::from_secs(6);
+/// Age of an object that the store does not take past which the node cannot use the store: two pauses between PUTs.
+pub const STORE_STALL_MAX: Duration = Duration::from_secs(12);
+/// Takeovers, or looks at the store, that fail one after the other past which it cannot either.
+pub const STORE_FAILURES_MAX: u32 = 3;
+/// Pause between two looks at a store that could not be used.
+pub const STORE_LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Longest that one takes: nodes that are cut off together are back together, before shards are moved.
+pub const STORE_LOOK_MAX: Duration = Duration::from_secs(2);
+/// How long a node that could not use the store leads nothing at least; doubles each time ...
+pub const STORE_PAUSE_MIN: Duration = Duration::from_secs(5);
+/// ... up to this, ...
+pub const STORE_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// ... until it was well for so long.
+pub const STORE_CALM: Duration = Duration::from_secs(1200);
 
 // ---- topics on a store that several nodes use ----
 

@@ -1,6 +1,6 @@
 //! The shards of the cluster: what readers of this node go by, whoever leads, and the way from a partition to its shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use forebay_log::shard::{
     BlockCache, FetchError, Fetched, PartitionLog, Shard, ShardIndex, ShardStore, Signals, TruncateError,
 };
 use futures::future::join_all;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::limits;
 
@@ -68,6 +68,7 @@ pub struct Shards {
     slots: Vec<ShardSlot>,
     signals: Signals,
     fetches: Semaphore,
+    truncated: watch::Sender<BTreeSet<ShardId>>,
 }
 
 /// Stored batches, with the place among all fetches from the store that they take until they are dropped.
@@ -82,7 +83,8 @@ pub struct Fetch<'a> {
 impl Shards {
     /// Takes shards in order of their numbers, from 0 without a gap.
     pub fn new(slots: Vec<ShardSlot>, signals: Signals) -> Self {
-        Self { slots, signals, fetches: Semaphore::new(limits::FETCHES_MAX) }
+        let (fetches, truncated) = (Semaphore::new(limits::FETCHES_MAX), watch::Sender::default());
+        Self { slots, signals, fetches, truncated }
     }
 
     /// Returns a shard, if the cluster has it.
@@ -127,13 +129,31 @@ impl Shards {
         for (id, starts) in by_shard {
             let (slot, leader) = (self.get(id).ok_or(TruncateError::NoLeader)?, here(id));
             moves.push(async move {
-                match leader {
+                let done = match leader {
                     Some(leader) => leader.truncate(&starts).await,
                     None => slot.index().truncate(&starts).await,
-                }
+                };
+                // Also after an error: it may have been done.
+                self.truncated.send_if_modified(|truncated| truncated.insert(id));
+                done
             });
         }
         join_all(moves).await.into_iter().collect()
+    }
+
+    /// Returns what changes when a shard is truncated through this node.
+    pub fn truncated(&self) -> watch::Receiver<BTreeSet<ShardId>> {
+        self.truncated.subscribe()
+    }
+
+    /// Returns the shards that were truncated through this node since the last call.
+    pub fn take_truncated(&self) -> BTreeSet<ShardId> {
+        let mut taken = BTreeSet::new();
+        self.truncated.send_if_modified(|truncated| {
+            taken = std::mem::take(truncated);
+            false
+        });
+        taken
     }
 
     /// Forgets a deleted topic: its readers are woken, appends to it are refused, nothing of it stays in memory.

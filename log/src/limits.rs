@@ -176,11 +176,13 @@ pub const LEASE_TTL: Duration = Duration::from_secs(6);
 /// that lives has made it again by then.
 pub const LEASE_ABSENT_MIN: Duration = LEASE_TTL;
 /// Longest wait for the answer to a probe. Past it the probed node counts as silent.
-pub const PROBE_MAX: Duration = Duration::from_millis(500);
+pub const PROBE_MAX: Duration = Duration::from_secs(1);
 /// Refused connections that show that a process is gone.
 pub const PROBES_REFUSED: u32 = 2;
 /// Pause between them, drawn anew each time up to twice as long: a listener that restarts is back by then.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a node that takes over is asked again whether it leads, while no view says so.
+pub const TAKING_OVER_PAUSE: Duration = Duration::from_millis(250);
 /// Answers to probes that a node keeps for each shard.
 pub const PROBE_ANSWERS_MAX: usize = 8;
 /// How long the answer that somebody does not lead, or none, counts as a reason to try: it may begin to lead.
@@ -201,6 +203,8 @@ pub const MOVE_AFTER: Duration = Duration::from_secs(5);
 pub const MOVE_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Shards that a node which stops hands over at once.
 pub const HANDOVERS_MAX: usize = 16;
+/// How long a node that stops, and has given all away, waits until it knows who leads instead.
+pub const SUCCESSORS_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Nodes of a cluster: every node sees all of them with each beat.
 pub const NODES_MAX: usize = 256;
 /// Bytes of one node's entry in the registry.

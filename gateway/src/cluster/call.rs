@@ -1,6 +1,6 @@
 //! What one node asks another: the paths of all calls, and the two that are answered at once.
 //!
-//! *Probe* asks who leads a shard; *lead* says that its lease was handed over. Both are rare, and each takes a connection
+//! *Probe* asks who leads a shard, and who answers; *lead* says that a shard was handed over, and may be declined. Both are rare, and each takes a connection
 //! of its own, so that the answer also tells whether anybody listens there now.
 
 use std::fmt;
@@ -9,6 +9,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use forebay_log::error::FormatError;
 use forebay_log::format::codec::{Decoder, Encoder};
+use forebay_log::limits::PROBE_MAX;
 use forebay_log::model::{LeaderEpoch, NodeId, ShardId, WalSeq};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
@@ -28,8 +29,8 @@ const VERSION: &str = "v1";
 pub(super) enum Call {
     /// Do you lead this shard?
     Probe(ShardId),
-    /// Lead this shard.
-    Lead(ShardId),
+    /// Lead this shard, of which this epoch has ended.
+    Lead(ShardId, LeaderEpoch),
     /// Append what follows, as the leader of this epoch.
     Append(ShardId, LeaderEpoch),
     /// Send what you store from this number on, as the leader of this epoch.
@@ -40,7 +41,7 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Probe(shard) => write!(f, "/{VERSION}/shards/{shard}/probe"),
-            Self::Lead(shard) => write!(f, "/{VERSION}/shards/{shard}/lead"),
+            Self::Lead(shard, ended) => write!(f, "/{VERSION}/shards/{shard}/lead/{ended}"),
             Self::Append(shard, epoch) => write!(f, "/{VERSION}/shards/{shard}/append/{epoch}"),
             Self::Follow(shard, epoch, from) => {
                 write!(f, "/{VERSION}/shards/{shard}/follow/{epoch}/{from}")
@@ -66,7 +67,7 @@ impl FromStr for Call {
         let shard = ShardId::new(number(shard)?);
         match rest {
             ["probe"] => Ok(Self::Probe(shard)),
-            ["lead"] => Ok(Self::Lead(shard)),
+            ["lead", ended] => Ok(Self::Lead(shard, LeaderEpoch::new(number(ended)?))),
             ["append", epoch] => Ok(Self::Append(shard, LeaderEpoch::new(number(epoch)?))),
             ["follow", epoch, from] => {
                 Ok(Self::Follow(shard, LeaderEpoch::new(number(epoch)?), WalSeq::new(number(from)?)))
@@ -79,29 +80,48 @@ impl FromStr for Call {
 /// What came of asking a node whether it leads a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// It does.
-    Leads {
-        /// With this epoch.
-        epoch: LeaderEpoch,
-    },
-    /// It is about to.
-    TakingOver,
-    /// It neither leads nor takes over.
-    Idle {
-        /// Who does, as far as it knows.
-        hint: Option<LeaderHint>,
-    },
+    /// It answered.
+    Answered(ProbeAnswer),
     /// Nobody listens at its address: its process is gone.
     Refused,
     /// It did not answer in time, or not as a node of this cluster.
     Silent,
 }
 
-/// Answers a probe.
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// What it does with the shard.
+    pub does: Does,
+    /// The node that has the address.
+    pub node: NodeId,
+    /// Which of its processes.
+    pub incarnation: u128,
+    /// Whether it would lead a shard that is given to it.
+    pub would_lead: bool,
+}
+
+/// What a node does with a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Does {
+    /// It leads it.
+    Leads {
+        /// With this epoch.
+        epoch: LeaderEpoch,
+    },
+    /// It is about to.
+    TakesOver,
+    /// Neither.
+    Neither {
+        /// Who does, as far as it knows.
+        hint: Option<LeaderHint>,
+    },
+}
+
+/// Answers a probe: what it does, node (16 bytes), incarnation (16), and whether it would lead (1).
 pub(super) fn answer_probe(local: &dyn LocalShards, shard: ShardId) -> Bytes {
     let mut encoder = Encoder::new();
-    let leader = local.leader(shard).filter(forebay_log::shard::Shard::is_leading);
-    match leader {
+    match local.leader(shard) {
         Some(leader) => encoder.u8(1).u32(leader.epoch().get()),
         None if local.is_taking_over(shard) => encoder.u8(2),
         None => match local.hint(shard) {
@@ -112,20 +132,24 @@ pub(super) fn answer_probe(local: &dyn LocalShards, shard: ShardId) -> Bytes {
             }
         },
     };
+    let (node, incarnation) = local.me();
+    encoder.u128(node.get()).u128(incarnation).u8(u8::from(local.would_lead()));
     Bytes::from(encoder.finish())
 }
 
-fn decode_probe(bytes: &[u8]) -> Result<Probe, FormatError> {
+fn decode_probe(bytes: &[u8]) -> Result<ProbeAnswer, FormatError> {
     let mut decoder = Decoder::new(PROBE, bytes);
-    let probe = match decoder.u8()? {
-        1 => Probe::Leads { epoch: LeaderEpoch::new(decoder.u32()?) },
-        2 => Probe::TakingOver,
-        3 => Probe::Idle { hint: None },
-        4 => Probe::Idle { hint: Some(decode_hint(&mut decoder)?) },
+    let does = match decoder.u8()? {
+        1 => Does::Leads { epoch: LeaderEpoch::new(decoder.u32()?) },
+        2 => Does::TakesOver,
+        3 => Does::Neither { hint: None },
+        4 => Does::Neither { hint: Some(decode_hint(&mut decoder)?) },
         _ => return Err(FormatError::Field { what: PROBE, field: "kind" }),
     };
+    let (node, incarnation) = (NodeId::new(decoder.u128()?), decoder.u128()?);
+    let would_lead = decoder.u8()? != 0;
     decoder.finish()?;
-    Ok(probe)
+    Ok(ProbeAnswer { does, node, incarnation, would_lead })
 }
 
 /// Appends a hint: node (16 bytes), incarnation (16), epoch (4), address behind its length (2).
@@ -155,8 +179,8 @@ pub(super) async fn probe(dialer: &Dialer, address: &str, shard: ShardId) -> Pro
         let bytes = ask(dialer, address, Call::Probe(shard)).await?;
         Ok::<_, PeerError>(decode_probe(&bytes)?)
     };
-    match timeout(limits::PEER_PROBE_MAX, asked).await {
-        Ok(Ok(probe)) => probe,
+    match timeout(PROBE_MAX, asked).await {
+        Ok(Ok(answer)) => Probe::Answered(answer),
         Ok(Err(PeerError::Refused)) => Probe::Refused,
         Ok(Err(error)) => {
             tracing::debug!(address, shard.id = %shard, %error, "a probe was not answered");
@@ -166,9 +190,14 @@ pub(super) async fn probe(dialer: &Dialer, address: &str, shard: ShardId) -> Pro
     }
 }
 
-/// Tells a node that it leads a shard from now on.
-pub(super) async fn lead(dialer: &Dialer, address: &str, shard: ShardId) -> Result<(), PeerError> {
-    ask(dialer, address, Call::Lead(shard)).await.map(|_| ())
+/// Tells a node to lead a shard from now on.
+pub(super) async fn lead(
+    dialer: &Dialer,
+    address: &str,
+    shard: ShardId,
+    ended: LeaderEpoch,
+) -> Result<(), PeerError> {
+    ask(dialer, address, Call::Lead(shard, ended)).await.map(|_| ())
 }
 
 async fn ask(dialer: &Dialer, address: &str, call: Call) -> Result<Bytes, PeerError> {
@@ -192,7 +221,7 @@ mod tests {
         let (shard, epoch) = (ShardId::new(7), LeaderEpoch::new(9));
         for call in [
             Call::Probe(shard),
-            Call::Lead(shard),
+            Call::Lead(shard, epoch),
             Call::Append(shard, epoch),
             Call::Follow(shard, epoch, WalSeq::new(u64::MAX)),
         ] {
@@ -214,8 +243,11 @@ mod tests {
         let mut encoder = Encoder::new();
         encoder.u8(4);
         encode_hint(&mut encoder, &hint);
+        encoder.u128(5).u128(6).u8(1);
         let bytes = encoder.finish();
-        assert_eq!(decode_probe(&bytes), Ok(Probe::Idle { hint: Some(hint) }));
+        let does = Does::Neither { hint: Some(hint) };
+        let answer = ProbeAnswer { does, node: NodeId::new(5), incarnation: 6, would_lead: true };
+        assert_eq!(decode_probe(&bytes), Ok(answer));
         for cut in 0..bytes.len() {
             assert!(decode_probe(&bytes[..cut]).is_err(), "cut at {cut}");
         }

@@ -116,6 +116,7 @@ fn refusal(status: StatusCode) -> Option<PeerError> {
         StatusCode::UNAUTHORIZED => Some(PeerError::Secret),
         StatusCode::MISDIRECTED_REQUEST => Some(PeerError::OtherCluster),
         StatusCode::NOT_FOUND => Some(PeerError::Version),
+        StatusCode::CONFLICT => Some(PeerError::Declined),
         status => Some(PeerError::Status { status: status.as_u16() }),
     }
 }

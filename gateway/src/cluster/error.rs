@@ -37,6 +37,9 @@ pub enum PeerError {
     /// It does not know this call, or this version of it.
     #[error("the other node does not know this call: it runs another release")]
     Version,
+    /// It will not lead: it stops, or is not ready.
+    #[error("the other node will not lead")]
+    Declined,
     /// It refused the call.
     #[error("the other node refused the call: status={status}")]
     Status {
@@ -51,7 +54,10 @@ pub enum PeerError {
 impl PeerError {
     /// Tells whether the other node answered without reading anything of the request's body.
     pub(super) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Secret | Self::OtherCluster | Self::Version | Self::Status { .. })
+        matches!(
+            self,
+            Self::Secret | Self::OtherCluster | Self::Version | Self::Declined | Self::Status { .. }
+        )
     }
 }
 

@@ -189,8 +189,12 @@ impl Server {
         tracing::trace!(%address, ?call, "called by another node");
         Response::new(match call {
             Call::Probe(shard) => PeerBody::Whole(Some(call::answer_probe(local.as_ref(), shard))),
-            Call::Lead(shard) => {
-                local.lead_now(shard);
+            Call::Lead(shard, ended) => {
+                if !local.lead_now(shard, ended) {
+                    let mut response = Response::new(PeerBody::empty());
+                    *response.status_mut() = StatusCode::CONFLICT;
+                    return response;
+                }
                 PeerBody::empty()
             }
             Call::Append(shard, epoch) => append::serve(Arc::clone(local), shard, epoch, request.into_body()),

@@ -67,7 +67,7 @@ pub struct LeaderHint {
     pub incarnation: u128,
     /// Where other nodes reach it.
     pub address: String,
-    /// The epoch it leads with.
+    /// The epoch it leads with; zero while it takes over.
     pub epoch: LeaderEpoch,
 }
 
@@ -79,14 +79,20 @@ pub trait LocalShards: fmt::Debug + Send + Sync {
     /// Tells whether this node is about to lead a shard.
     fn is_taking_over(&self, shard: ShardId) -> bool;
 
-    /// Returns who leads a shard, as far as this node knows.
+    /// Returns who leads a shard or takes it over, as far as this node knows.
     fn hint(&self, shard: ShardId) -> Option<LeaderHint>;
 
     /// Takes note of who leads a shard, as another node says.
     fn learned(&self, shard: ShardId, hint: LeaderHint);
 
-    /// Begins to lead a shard whose lease was handed over to this node.
-    fn lead_now(&self, shard: ShardId);
+    /// Begins to lead a shard that was handed over to this node by who led it in this epoch. False if it will not.
+    fn lead_now(&self, shard: ShardId, ended: LeaderEpoch) -> bool;
+
+    /// Returns which node this is, and which of its processes.
+    fn me(&self) -> (NodeId, u128);
+
+    /// Tells whether this node would lead what is handed over to it.
+    fn would_lead(&self) -> bool;
 
     /// Returns the version of the register of topics that this node knows.
     fn topics_version(&self) -> u64;
@@ -119,17 +125,17 @@ impl Peers {
         Ok(Self { dialer: Arc::new(Dialer::new(config, cluster)?), local })
     }
 
-    /// Asks a node whether it leads a shard. Answers within [`PEER_PROBE_MAX`](crate::limits::PEER_PROBE_MAX).
+    /// Asks a node whether it leads a shard. Answers within [`PROBE_MAX`](forebay_log::limits::PROBE_MAX).
     pub async fn probe(&self, address: &str, shard: ShardId) -> Probe {
         call::probe(&self.dialer, address, shard).await
     }
 
-    /// Tells a node that the lease of a shard is its own now.
+    /// Tells a node that the lease of a shard is its own now; `ended` is the epoch that was led before.
     ///
     /// # Errors
-    /// [`PeerError`]; the node finds the lease itself, only later.
-    pub async fn lead(&self, address: &str, shard: ShardId) -> Result<(), PeerError> {
-        call::lead(&self.dialer, address, shard).await
+    /// [`PeerError::Declined`]: another one has to be found. After others the node finds the lease itself, only later.
+    pub async fn lead(&self, address: &str, shard: ShardId, ended: LeaderEpoch) -> Result<(), PeerError> {
+        call::lead(&self.dialer, address, shard, ended).await
     }
 
     /// Returns the way to a shard's leader on another node. Connects when something is sent.

@@ -2,23 +2,27 @@
 //! for everybody on this node who leads what.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
 use forebay_log::coordinator::lease::{Action, Event, Probe, Standing};
 use forebay_log::coordinator::{Coordinator, Hint, Lease, Leases, NodeInfo};
-use forebay_log::model::{LeaderEpoch, ShardId};
+use forebay_log::model::{Incarnation, LeaderEpoch, ShardId};
+use forebay_log::shard::Shard;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::Means;
-use super::keeper::{News, Order};
-use super::local::{Standings, Told, lease_of};
-use crate::cluster::Peers;
-use crate::cluster::call::Probe as PeerProbe;
+use super::health::{StoreHealth, look};
+use super::keeper::{News, Order, Resign, Resigned, Why};
+use super::local::{Shown, Standings, Told, lease_of};
+use super::{Means, Readiness};
+use crate::cluster::call::{Does, Probe as PeerProbe};
+use crate::cluster::{PeerError, Peers};
+use crate::limits;
 use crate::produce::route::{Leader, Routes};
 
 /// The way to one shard's keeper, and what was told about the shard last.
@@ -39,7 +43,19 @@ pub(super) struct Inbox {
     pub(super) hints: broadcast::Receiver<Hint>,
     /// The version of the register of topics that this node wrote last.
     pub(super) topics: watch::Receiver<u64>,
-    pub(super) drain: watch::Receiver<bool>,
+    /// The shards of which this node truncated something.
+    pub(super) truncated: watch::Receiver<BTreeSet<ShardId>>,
+    pub(super) stop: watch::Receiver<Stop>,
+}
+
+/// How far the node has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stop {
+    No,
+    /// It gives away what it leads.
+    Drains,
+    /// Nobody waits for it any more.
+    Leaves,
 }
 
 /// The driver of a node.
@@ -52,13 +68,30 @@ pub(super) struct Driver {
     pub(super) routes: Arc<Routes>,
     pub(super) reins: Vec<Reins>,
     pub(super) standings: Standings,
-    pub(super) ready: watch::Sender<bool>,
+    pub(super) ready: watch::Sender<Readiness>,
     pub(super) began: Instant,
-    pub(super) tasks: FuturesUnordered<BoxFuture<'static, Event>>,
+    pub(super) tasks: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) leftovers: BTreeSet<ShardId>,
+    pub(super) health: StoreHealth,
     /// Shards that this node leads and the others are to look at, once the coordinator knows.
     pub(super) unannounced: Vec<ShardId>,
+    /// Those that the beat under way makes known.
+    pub(super) announced: Vec<ShardId>,
+    /// Shards whose manifests are being looked at because of a hint.
+    pub(super) refreshing: BTreeSet<ShardId>,
+    /// When the node began to stop.
+    pub(super) stops_since: Option<Instant>,
     pub(super) left: bool,
+}
+
+/// What a task came to.
+#[derive(Debug)]
+pub(super) enum Done {
+    Event(Event),
+    /// A look at the store.
+    Looked(bool),
+    /// A look at a shard's manifest.
+    Refreshed(ShardId),
 }
 
 impl Driver {
@@ -66,18 +99,22 @@ impl Driver {
     pub(super) async fn run(mut self, mut inbox: Inbox) {
         self.handle(Event::Tick);
         while !(self.left && self.tasks.is_empty()) {
-            let wake = self.began.checked_add(self.leases.wake());
+            let wake = self.wake();
             let event = tokio::select! {
-                Some(event) = self.tasks.next(), if !self.tasks.is_empty() => event,
+                Some(done) = self.tasks.next(), if !self.tasks.is_empty() => self.done(done),
                 Some((shard, news)) = inbox.news.recv() => self.heard(shard, news),
                 Some(told) = inbox.told.recv() => self.told(told),
                 hint = inbox.hints.recv() => self.hinted(hint),
                 Ok(()) = inbox.topics.changed() => {
                     let version = *inbox.topics.borrow_and_update();
-                    self.tasks.push(self.publish(Hint::TopicsChanged { version }));
+                    self.publish(Hint::TopicsChanged { version });
                     Event::Tick
                 }
-                Ok(()) = inbox.drain.changed() => Event::Drain,
+                Ok(()) = inbox.truncated.changed() => {
+                    self.publish_truncated();
+                    Event::Tick
+                }
+                Ok(()) = inbox.stop.changed() => self.stops(*inbox.stop.borrow_and_update()),
                 () = sleep_until(wake) => Event::Tick,
             };
             self.handle(event);
@@ -86,10 +123,72 @@ impl Driver {
 
     fn handle(&mut self, event: Event) {
         self.note_leftovers();
+        self.note_health();
+        match &event {
+            // Before that others would see none.
+            Event::Viewed(_) => {
+                for shard in std::mem::take(&mut self.announced) {
+                    self.publish(Hint::LeaderChanged { shard });
+                }
+            }
+            Event::BeatFailed => self.unannounced.append(&mut self.announced),
+            _ => {}
+        }
+        self.tell(event);
+        self.show();
+    }
+
+    fn tell(&mut self, event: Event) {
         for action in self.leases.handle(event, self.began.elapsed()) {
             self.carry_out(action);
         }
-        self.show();
+    }
+
+    /// Returns when to go on if nothing happens before.
+    fn wake(&self) -> Option<Instant> {
+        let wake = self.began.checked_add(self.leases.wake());
+        let look = (!self.health.is_usable()).then(|| Instant::now() + limits::STORE_LOOK_PAUSE);
+        wake.into_iter().chain(look).min()
+    }
+
+    fn done(&mut self, done: Done) -> Event {
+        match done {
+            Done::Event(event) => return event,
+            Done::Looked(succeeded) => self.health.looked(succeeded),
+            Done::Refreshed(shard) => {
+                self.refreshing.remove(&shard);
+            }
+        }
+        Event::Tick
+    }
+
+    fn stops(&mut self, stop: Stop) -> Event {
+        self.stops_since.get_or_insert_with(Instant::now);
+        if stop == Stop::Leaves {
+            self.handle(Event::Leave);
+        }
+        match self.leases.me().draining {
+            true => Event::Tick,
+            false => Event::Drain,
+        }
+    }
+
+    /// Sees whether this node may lead: it has caught up, and can use the store.
+    fn note_health(&mut self) {
+        let led_here = self.routes.led_here();
+        let stalled = led_here.iter().map(Shard::stalled_for).max().unwrap_or_default();
+        let now = Instant::now();
+        self.health.judge(stalled, now);
+        if self.health.begin_look(now)
+            && let Some(slot) = self.means.shards.all().first()
+        {
+            let at = slot.at().clone();
+            self.tasks.push(async move { Done::Looked(look(at).await) }.boxed());
+        }
+        let ready = self.health.is_usable() && self.reins.iter().all(|reins| reins.caught_up);
+        if ready != self.leases.me().ready {
+            self.tell(Event::Ready(ready));
+        }
     }
 
     /// Tells the others of what this node has to append again, when that changes.
@@ -99,10 +198,7 @@ impl Driver {
         let now: BTreeSet<ShardId> = ids.filter(|shard| journal.has_leftovers(*shard)).collect();
         if now != self.leftovers {
             self.leftovers = now.clone();
-            let event = Event::Leftovers(now.into_iter().collect());
-            for action in self.leases.handle(event, self.began.elapsed()) {
-                self.carry_out(action);
-            }
+            self.tell(Event::Leftovers(now.into_iter().collect()));
         }
     }
 
@@ -115,20 +211,30 @@ impl Driver {
                 if let Some(reins) = self.reins.get_mut(usize::from(shard.get())) {
                     reins.caught_up = true;
                 }
-                match self.reins.iter().all(|reins| reins.caught_up) {
-                    true => Event::Ready(true),
-                    false => Event::Tick,
-                }
+                Event::Tick
+            }
+            News::Unread => {
+                self.health.unread();
+                Event::Tick
             }
             News::FollowBroken => Event::FollowBroken { shard },
-            News::Began { epoch } => Event::Began { shard, epoch },
+            News::Began { epoch } => {
+                self.health.took_over(true);
+                Event::Began { shard, epoch }
+            }
+            News::NotBegun { for_want_of_the_store } => {
+                if for_want_of_the_store {
+                    self.health.took_over(false);
+                }
+                Event::Ended { shard, superseded: false }
+            }
             News::Ended { superseded } => Event::Ended { shard, superseded },
         }
     }
 
     fn told(&mut self, told: Told) -> Event {
         match told {
-            Told::Lead(shard) => Event::Lead { shard },
+            Told::Lead(shard, ended) => Event::Lead { shard, ended },
             Told::Learned(shard, lease) => {
                 self.leases.hint(shard, &lease);
                 Event::Tick
@@ -145,7 +251,11 @@ impl Driver {
                 self.means.topics.nudge();
                 Event::Tick
             }
-            // The leader tells those that follow it; hints are for what leaders do not see.
+            Ok(Hint::ManifestChanged { shard, version }) => {
+                self.refresh(shard, version);
+                Event::Tick
+            }
+            // One of a later version.
             Ok(_) => Event::Tick,
             // Some were missed: what they would have said is looked up in time.
             Err(_) => Event::Tick,
@@ -165,8 +275,8 @@ impl Driver {
                 }
                 .boxed()
             }
-            Action::TakeOver { shard } => return self.order(shard, Order::TakeOver),
-            Action::HandOver { shard, to } => self.hand_over(shard, to),
+            Action::TakeOver { shard } => return self.take_over(shard),
+            Action::HandOver { shard, epoch, to, stopped } => self.hand_over((shard, epoch), to, stopped),
             Action::Release { shard } => {
                 let (coordinator, me) = (Arc::clone(&self.coordinator), self.leases.me().clone());
                 async move {
@@ -177,9 +287,14 @@ impl Driver {
                 .boxed()
             }
             Action::Announce { shard } => return self.unannounced.push(shard),
-            Action::Doubt { shard } => {
-                let (done, _) = oneshot::channel();
-                return self.order(shard, Order::Resign { superseded: true, done });
+            Action::Doubt { shard, epoch } => {
+                let resigned = self.resign((shard, epoch), Why::Superseded);
+                async move {
+                    // The end of the leadership is told by itself.
+                    let _ = resigned.await;
+                    Event::Tick
+                }
+                .boxed()
             }
             Action::Leave => {
                 self.left = true;
@@ -192,22 +307,20 @@ impl Driver {
                 .boxed()
             }
         };
-        self.tasks.push(task);
+        self.spawn(task);
     }
 
-    /// Beats, and tells the others of new leaderships that it has made known: before that they would see none.
+    fn spawn(&self, task: BoxFuture<'static, Event>) {
+        self.tasks.push(task.map(Done::Event).boxed());
+    }
+
     fn beat(&mut self) -> BoxFuture<'static, Event> {
         let (coordinator, me) = (Arc::clone(&self.coordinator), self.leases.me().clone());
-        let (held, began) = (self.leases.held(), std::mem::take(&mut self.unannounced));
+        let held = self.leases.held();
+        self.announced = std::mem::take(&mut self.unannounced);
         async move {
             match coordinator.beat(&me, &held).await {
-                Ok(view) => {
-                    for shard in began {
-                        // Others find out in time.
-                        let _ = coordinator.publish(Hint::LeaderChanged { shard }).await;
-                    }
-                    Event::Viewed(view)
-                }
+                Ok(view) => Event::Viewed(view),
                 Err(error) => {
                     tracing::warn!(%error, "the coordinator does not answer: leaders stay as they are");
                     Event::BeatFailed
@@ -221,55 +334,113 @@ impl Driver {
         let peers = self.peers.clone();
         async move {
             let said = peers.probe(&whom.address, shard).await;
-            Event::Probed { shard, whom: whom.incarnation, probe: answer(whom, said) }
+            Event::Probed { shard, whom: whom.incarnation, probe: answer(whom.address, said) }
         }
         .boxed()
     }
 
-    fn publish(&self, hint: Hint) -> BoxFuture<'static, Event> {
+    fn publish(&self, hint: Hint) {
         let coordinator = Arc::clone(&self.coordinator);
-        async move {
+        let task = async move {
             // Others find out in time.
             let _ = coordinator.publish(hint).await;
             Event::Tick
+        };
+        self.spawn(task.boxed());
+    }
+
+    /// Tells the others of log starts that moved through this node.
+    fn publish_truncated(&self) {
+        for shard in self.means.shards.take_truncated() {
+            let Some(slot) = self.means.shards.get(shard) else { continue };
+            // Where the index stands now, and the change behind it.
+            let version = *slot.index().manifest_versions().borrow() + 1;
+            self.publish(Hint::ManifestChanged { shard, version });
         }
-        .boxed()
+    }
+
+    /// Looks at a shard's manifest, unless it is known in this version: one look at a time, as the rest is seen in time.
+    fn refresh(&mut self, shard: ShardId, version: u64) {
+        let Some(slot) = self.means.shards.get(shard) else { return };
+        let index = Arc::clone(slot.index());
+        let is_known = *index.manifest_versions().borrow() >= version;
+        if !is_known && self.refreshing.insert(shard) {
+            let task = async move {
+                // It is looked at again if somebody reads.
+                let _ = timeout(limits::STORE_LOOK_MAX, index.refresh()).await;
+                Done::Refreshed(shard)
+            };
+            self.tasks.push(task.boxed());
+        }
     }
 
     /// Gives a shard away: only a successor that answers gets it, for until it leads nobody does.
-    fn hand_over(&self, shard: ShardId, to: Option<NodeInfo>) -> BoxFuture<'static, Event> {
+    fn hand_over(
+        &self,
+        (shard, epoch): (ShardId, LeaderEpoch),
+        to: Option<NodeInfo>,
+        stopped: bool,
+    ) -> BoxFuture<'static, Event> {
         let (coordinator, me) = (Arc::clone(&self.coordinator), self.leases.me().clone());
-        let (peers, orders) = (self.peers.clone(), self.reins[usize::from(shard.get())].orders.clone());
+        let why = if self.leases.would_lead() { Why::Balance } else { Why::MustGo };
+        let (peers, resigned) = (self.peers.clone(), self.resign((shard, epoch), why));
         async move {
-            if let Some(to) = &to
-                && matches!(peers.probe(&to.address, shard).await, PeerProbe::Refused | PeerProbe::Silent)
-            {
-                return Event::Kept { shard };
+            if let Some(to) = to.as_ref().filter(|_| !stopped) {
+                match peers.probe(&to.address, shard).await {
+                    PeerProbe::Refused | PeerProbe::Silent => return Event::Kept { shard, epoch },
+                    PeerProbe::Answered(answer) if !answer.would_lead => {
+                        return Event::Declined { shard, epoch, stopped };
+                    }
+                    PeerProbe::Answered(_) => {}
+                }
             }
-            let (done, resigned) = oneshot::channel();
-            // A keeper that does not lead any more has said so, and drops it.
-            let _ = orders.send(Order::Resign { superseded: false, done }).await;
-            if resigned.await.is_err() {
-                return Event::Tick;
+            if !stopped {
+                match resigned.await {
+                    Some(Resigned::Ended) => {}
+                    Some(Resigned::Kept) => return Event::Kept { shard, epoch },
+                    // The leadership had ended before, and its keeper has said so.
+                    None => return Event::Tick,
+                }
             }
             let Some(to) = to else {
                 // It expires by itself.
                 let _ = coordinator.release(shard, &me).await;
-                return Event::HandedOver { shard };
+                return Event::HandedOver { shard, epoch };
             };
             // Told directly, the successor leads even while the coordinator is away.
             let handed = coordinator.hand_over(shard, &me, &to).await;
-            let told = peers.lead(&to.address, shard).await;
+            let told = peers.lead(&to.address, shard, epoch).await;
             tracing::info!(shard.id = %shard, successor = %to.id, handed = handed.is_ok(), told = told.is_ok(), "handed over");
-            Event::HandedOver { shard }
+            match told {
+                Err(PeerError::Declined) => Event::Declined { shard, epoch, stopped: true },
+                _ => Event::HandedOver { shard, epoch },
+            }
         }
         .boxed()
     }
 
-    fn order(&self, shard: ShardId, order: Order) {
-        if self.reins[usize::from(shard.get())].orders.try_send(order).is_err() {
-            // The machine gives one order at a time, and a keeper lives as long as the driver.
+    /// Has a leadership of this node end. Comes to nothing where it has ended before.
+    fn resign(
+        &self,
+        (shard, epoch): (ShardId, LeaderEpoch),
+        why: Why,
+    ) -> impl Future<Output = Option<Resigned>> + Send + 'static {
+        let orders = self.reins[usize::from(shard.get())].orders.clone();
+        let stops_by = self.stops_since.map(|since| since + limits::STOP_FLUSH_MAX);
+        async move {
+            let soon = Instant::now() + limits::HAND_OVER_FLUSH_MAX;
+            let (done, resigned) = oneshot::channel();
+            let resign = Resign { epoch, why, by: stops_by.unwrap_or(soon), done };
+            // A keeper that does not lead this epoch any more drops it.
+            let _ = orders.send(Order::Resign(resign)).await;
+            resigned.await.ok()
+        }
+    }
+
+    fn take_over(&self, shard: ShardId) {
+        if self.reins[usize::from(shard.get())].orders.try_send(Order::TakeOver).is_err() {
             tracing::error!(shard.id = %shard, "a shard's keeper does not take orders");
+            self.spawn(std::future::ready(Event::Ended { shard, superseded: false }).boxed());
         }
     }
 
@@ -304,24 +475,35 @@ impl Driver {
             });
             standings.push(standing);
         }
-        *self.standings.write() = standings;
-        if all_led && self.leases.me().ready {
-            self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
-        }
+        *self.standings.write() = Shown { standings, would_lead: self.leases.would_lead() };
+        let (is_usable, is_ready) = (self.health.is_usable(), self.leases.me().ready);
+        self.ready.send_if_modified(|shown| {
+            let next = match *shown {
+                // A shard without a leader is no reason to take all nodes out of service.
+                _ if is_ready && (all_led || *shown != Readiness::Begins) => Readiness::Ready,
+                Readiness::Begins => Readiness::Begins,
+                _ if !is_usable => Readiness::StoreAway,
+                now => now,
+            };
+            std::mem::replace(shown, next) != next
+        });
     }
 }
 
-/// Returns what a node's answer says of the run of a process that was asked.
-fn answer(whom: Lease, said: PeerProbe) -> Probe {
-    match said {
-        PeerProbe::Leads { epoch } => Probe::Answered(Standing::Leads(Lease { epoch, ..whom })),
-        PeerProbe::TakingOver => {
-            Probe::Answered(Standing::TakesOver(Lease { epoch: LeaderEpoch::ZERO, ..whom }))
-        }
-        PeerProbe::Idle { hint } => Probe::Answered(Standing::Neither(hint.map(lease_of))),
-        PeerProbe::Refused => Probe::Refused,
-        PeerProbe::Silent => Probe::Silent,
-    }
+/// Returns what is learned from the process at an address.
+fn answer(address: String, said: PeerProbe) -> Probe {
+    let answer = match said {
+        PeerProbe::Answered(answer) => answer,
+        PeerProbe::Refused => return Probe::Refused,
+        PeerProbe::Silent => return Probe::Silent,
+    };
+    let (node, incarnation) = (answer.node, Incarnation::new(answer.incarnation));
+    let lease = |epoch| Lease { node, incarnation, address, epoch };
+    Probe::Answered(match answer.does {
+        Does::Leads { epoch } => Standing::Leads(lease(epoch)),
+        Does::TakesOver => Standing::TakesOver(lease(LeaderEpoch::ZERO)),
+        Does::Neither { hint } => Standing::Neither(hint.map(lease_of)),
+    })
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_log::coordinator::Lease;
 use forebay_log::coordinator::lease::Standing;
-use forebay_log::model::{Incarnation, ShardId};
+use forebay_log::model::{Incarnation, LeaderEpoch, NodeId, ShardId};
 use forebay_log::shard::Shard;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -18,18 +18,28 @@ use crate::topics::Topics;
 /// What another node says.
 #[derive(Debug, Clone)]
 pub(super) enum Told {
-    /// It handed the shard's lease over to this node.
-    Lead(ShardId),
+    /// It handed the shard over to this node, having led this epoch.
+    Lead(ShardId, LeaderEpoch),
     /// Somebody leads the shard.
     Learned(ShardId, Lease),
 }
 
-/// What this node does with each shard, by number; written by the driver.
-pub(super) type Standings = Arc<RwLock<Vec<Standing>>>;
+/// What this node does; written by the driver.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// By the number of the shard.
+    pub(super) standings: Vec<Standing>,
+    /// Whether it would lead what is given to it.
+    pub(super) would_lead: bool,
+}
+
+/// What is shown now.
+pub(super) type Standings = Arc<RwLock<Shown>>;
 
 /// The node, as others see it.
 #[derive(Debug)]
 pub(super) struct Local {
+    pub(super) me: (NodeId, Incarnation),
     pub(super) routes: Arc<Routes>,
     pub(super) topics: Arc<Topics>,
     pub(super) standings: Standings,
@@ -38,8 +48,8 @@ pub(super) struct Local {
 
 impl Local {
     fn standing(&self, shard: ShardId) -> Standing {
-        let standings = self.standings.read();
-        standings.get(usize::from(shard.get())).cloned().unwrap_or(Standing::Neither(None))
+        let shown = self.standings.read();
+        shown.standings.get(usize::from(shard.get())).cloned().unwrap_or(Standing::Neither(None))
     }
 
     fn tell(&self, told: Told) {
@@ -59,7 +69,7 @@ impl LocalShards for Local {
 
     fn hint(&self, shard: ShardId) -> Option<LeaderHint> {
         let Standing::Neither(lease) = self.standing(shard) else { return None };
-        let Lease { node, incarnation, address, epoch } = lease.filter(Lease::leads)?;
+        let Lease { node, incarnation, address, epoch } = lease?;
         Some(LeaderHint { node, incarnation: incarnation.get(), address, epoch })
     }
 
@@ -67,8 +77,20 @@ impl LocalShards for Local {
         self.tell(Told::Learned(shard, lease_of(hint)));
     }
 
-    fn lead_now(&self, shard: ShardId) {
-        self.tell(Told::Lead(shard));
+    fn lead_now(&self, shard: ShardId, ended: LeaderEpoch) -> bool {
+        let would_lead = self.would_lead();
+        if would_lead {
+            self.tell(Told::Lead(shard, ended));
+        }
+        would_lead
+    }
+
+    fn me(&self) -> (NodeId, u128) {
+        (self.me.0, self.me.1.get())
+    }
+
+    fn would_lead(&self) -> bool {
+        self.standings.read().would_lead
     }
 
     fn topics_version(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! Taking part in a cluster of nodes: everything that runs for it, from joining to leaving.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -14,10 +15,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::Means;
-use super::driver::{Driver, Inbox, Reins};
+use super::driver::{Driver, Inbox, Reins, Stop};
+use super::health::StoreHealth;
 use super::keeper::{Common, Keeper};
 use super::local::{Local, Standings};
+use super::{Means, Readiness};
 use crate::cluster::follow::Wanted;
 use crate::cluster::{PeerConfig, PeerListener, Peers};
 use crate::config::ClusterConfig;
@@ -28,8 +30,8 @@ use crate::shards::ShardSlot;
 /// A node's part in a cluster.
 #[derive(Debug)]
 pub struct Member {
-    drain: watch::Sender<bool>,
-    ready: watch::Receiver<bool>,
+    stop: watch::Sender<Stop>,
+    ready: watch::Receiver<Readiness>,
     driver: JoinHandle<()>,
     keepers: Vec<JoinHandle<()>>,
     stop_serving: watch::Sender<bool>,
@@ -53,7 +55,9 @@ impl Member {
         let coordinator: Arc<dyn Coordinator> = Arc::new(connect(settings, cluster).await?);
         let (tell, told) = mpsc::channel(limits::TOLD_MAX);
         let standings = Standings::default();
+        let incarnation = Incarnation::random(rng);
         let local = Local {
+            me: (id, incarnation),
             routes: Arc::clone(routes),
             topics: Arc::clone(&means.topics),
             standings: Arc::clone(&standings),
@@ -67,14 +71,6 @@ impl Member {
             tokio::spawn(PeerListener::new(listener, peers.clone()).serve(stops.clone())),
             tokio::spawn(look_what_is_wanted(signals, want, stops)),
         ];
-        let me = NodeInfo {
-            id,
-            incarnation: Incarnation::random(rng),
-            address: advertise,
-            ready: false,
-            draining: false,
-            leftovers: Vec::new(),
-        };
         let (news, heard) = mpsc::channel(limits::TOLD_MAX);
         let common = Common {
             me: id,
@@ -85,18 +81,19 @@ impl Member {
             news,
         };
         let (keepers, reins) = keep(&common, rng);
-        let (drain, drains) = watch::channel(false);
-        let (set_ready, ready) = watch::channel(false);
+        let (stop, stops) = watch::channel(Stop::No);
+        let (set_ready, ready) = watch::channel(Readiness::Begins);
         let inbox = Inbox {
             news: heard,
             told,
             hints: coordinator.hints(),
             topics: means.topics.written(),
-            drain: drains,
+            truncated: means.shards.truncated(),
+            stop: stops,
         };
         let shards = u16::try_from(reins.len()).expect("there are as many as the cluster's root counts");
         let driver = Driver {
-            leases: Leases::new(me, shards, StdRng::from_rng(rng)),
+            leases: Leases::new(newcomer(id, incarnation, advertise), shards, StdRng::from_rng(rng)),
             coordinator,
             peers,
             means,
@@ -106,26 +103,35 @@ impl Member {
             ready: set_ready,
             began: Instant::now(),
             tasks: FuturesUnordered::new(),
-            leftovers: std::collections::BTreeSet::new(),
+            leftovers: BTreeSet::new(),
+            health: StoreHealth::new(Instant::now()),
             unannounced: Vec::new(),
+            announced: Vec::new(),
+            refreshing: BTreeSet::new(),
+            stops_since: None,
             left: false,
         };
-        Ok(Self { drain, ready, driver: tokio::spawn(driver.run(inbox)), keepers, stop_serving, serving })
+        Ok(Self { stop, ready, driver: tokio::spawn(driver.run(inbox)), keepers, stop_serving, serving })
     }
 
-    /// Returns what turns true once every shard has a leader and this node has caught up with all.
-    pub fn ready(&self) -> watch::Receiver<bool> {
+    /// Returns what tells whether the node serves: once every shard has a leader and it has caught up with all, for as long
+    /// as it can use the store.
+    pub fn ready(&self) -> watch::Receiver<Readiness> {
         self.ready.clone()
     }
 
     /// Begins to give away what is led here.
     pub fn drain(&self) {
-        self.drain.send_if_modified(|drain| !std::mem::replace(drain, true));
+        self.stop_at(Stop::Drains);
+    }
+
+    fn stop_at(&self, next: Stop) {
+        self.stop.send_if_modified(|stop| next > std::mem::replace(stop, next.max(*stop)));
     }
 
     /// Gives away what is led here, and leaves.
     pub async fn leave(self) {
-        self.drain();
+        self.stop_at(Stop::Leaves);
         // A task that died has said so already.
         let _ = self.driver.await;
         for keeper in self.keepers {
@@ -136,6 +142,11 @@ impl Member {
             let _ = serving.await;
         }
     }
+}
+
+/// Returns what a node says of itself that has seen nothing yet.
+fn newcomer(id: NodeId, incarnation: Incarnation, address: String) -> NodeInfo {
+    NodeInfo { id, incarnation, address, ready: false, draining: false, leftovers: Vec::new() }
 }
 
 /// Listens for other nodes. Returns where they reach this one, too.

@@ -10,9 +10,12 @@
 mod alone;
 mod compactor;
 mod driver;
+mod health;
 mod keeper;
 mod local;
 mod member;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -37,6 +40,17 @@ pub struct Means {
     pub shards: Arc<Shards>,
     /// Rolls what is led here.
     pub compactor: Compactor,
+}
+
+/// Whether a node serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet: it has not caught up, or a shard has no leader.
+    Begins,
+    /// It does.
+    Ready,
+    /// It cannot use the store.
+    StoreAway,
 }
 
 /// Returns the partitions that exist on a shard.

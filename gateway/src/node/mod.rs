@@ -21,7 +21,7 @@ use crate::budget::Budget;
 use crate::config::{Config, CorsOrigins};
 use crate::fetch::ring::Rings;
 use crate::http::admission::Admission;
-use crate::leading::{Alone, Compactor, Means, Member};
+use crate::leading::{Alone, Compactor, Means, Member, Readiness};
 use crate::limits;
 use crate::produce::Producer;
 use crate::produce::route::Routes;
@@ -57,7 +57,7 @@ pub struct Node {
     pub cors_origins: CorsOrigins,
     /// Most connections at a time.
     pub connections_max: usize,
-    ready: watch::Receiver<bool>,
+    ready: watch::Receiver<Readiness>,
     stopping: watch::Sender<bool>,
     closing: watch::Sender<bool>,
     is_one_of_many: bool,
@@ -140,7 +140,7 @@ impl Node {
             }
         };
         let ready = match &leading {
-            Leading::Alone(_) => watch::Sender::new(true).subscribe(),
+            Leading::Alone(_) => watch::Sender::new(Readiness::Ready).subscribe(),
             Leading::Among(member) => member.ready(),
         };
         let running = Running { journal, leading, _lock: lock };
@@ -190,11 +190,14 @@ impl Node {
         self.stopping.subscribe()
     }
 
-    /// Tells whether every shard has a leader that this node can reach. Among others it is not asked again once it was so:
-    /// a shard without a leader is no reason to take all nodes out of service.
-    pub fn is_ready(&self) -> bool {
+    /// Tells whether every shard has a leader that this node can reach, and it can use the store. Among others the first is
+    /// not asked again once it was so: a shard without a leader is no reason to take all nodes out of service.
+    pub fn readiness(&self) -> Readiness {
         let led_here = self.routes.led_here();
-        *self.ready.borrow() && led_here.iter().all(Shard::is_leading)
+        match *self.ready.borrow() {
+            Readiness::Ready if !led_here.iter().all(Shard::is_leading) => Readiness::Begins,
+            readiness => readiness,
+        }
     }
 
     /// Returns which node leads a shard, so far as this one knows, and its epoch.

@@ -39,7 +39,7 @@ pub enum Ended {
         /// Where.
         seq: WalSeq,
     },
-    /// The leader cannot build the next object. Nothing was sent at its number or above.
+    /// The leader gave up: it could not build the next object, or was told to. Nothing was sent at its number or above.
     GivenUp {
         /// That number.
         seq: WalSeq,
@@ -138,7 +138,7 @@ impl Writer {
         Next::Stop
     }
 
-    /// Ends the leadership, because its next object cannot be built.
+    /// Ends the leadership from within: nothing more is sent.
     pub fn give_up(&mut self) {
         self.stopping = true;
         self.ended.get_or_insert(Ended::GivenUp { seq: self.next });

@@ -3,8 +3,8 @@
 //!
 //! Three acts. In the first nodes crash, stop in order, stand still and lose sight of each other, while Redis is wiped,
 //! rolled back, gone, or two. In the second nothing fails any more: within a bounded time each shard has exactly one
-//! leader, the best. In the third Redis is wiped, and nobody moves; then a leader is killed, and is replaced long before
-//! its lease would expire. Safety is judged as in the other world, for each shard.
+//! leader, the best. In the third Redis is wiped, and nobody moves; a leader loses the way to the store, and others lead;
+//! then a leader is killed, and is replaced long before its lease would expire. Safety is judged as in the other world, for each shard.
 
 mod client;
 mod node;
@@ -33,6 +33,8 @@ use crate::store::{Changed, Key, Op, Store};
 const SETTLES_WITHIN: Micros = 120 * SECOND;
 /// How long it may be without a leader after a process was killed: less than a lease lives.
 const REPLACED_WITHIN: Micros = 2 * SECOND;
+/// How long one that lost the way to the store may lead on.
+const GIVEN_AWAY_WITHIN: Micros = 20 * SECOND;
 /// How long nobody may move after Redis was wiped.
 const STAYS_FOR: Micros = 30 * SECOND;
 
@@ -60,10 +62,12 @@ pub(crate) struct ClusterStats {
     pub(crate) rollbacks: u64,
     pub(crate) outages: u64,
     pub(crate) doubts: u64,
+    /// Hand-overs that did not wait for the store any longer.
+    pub(crate) given_up: u64,
 }
 
 impl ClusterStats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 14] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("steps", &mut self.steps),
             ("acknowledged appends", &mut self.acked),
@@ -79,6 +83,7 @@ impl ClusterStats {
             ("rollbacks", &mut self.rollbacks),
             ("outages", &mut self.outages),
             ("doubts", &mut self.doubts),
+            ("hand-overs without a flush", &mut self.given_up),
         ]
     }
 
@@ -145,16 +150,18 @@ pub(crate) enum Event {
     },
     /// A leader that is to give its shard away has asked the successor.
     HandOver {
-        node: usize,
-        life: u64,
-        shard: usize,
+        led: Led,
         to: Option<NodeInfo>,
+    },
+    /// One that has not stored everything in time gives its shard away all the same.
+    GiveUp {
+        led: Led,
     },
     /// A predecessor tells the successor to lead.
     Lead {
         node: usize,
         life: u64,
-        shard: usize,
+        from: Led,
     },
     /// A leader looks whether it still leads.
     Doubt {
@@ -222,7 +229,6 @@ impl Event {
         match self {
             Self::Wake { node, .. }
             | Self::Told { node, .. }
-            | Self::HandOver { node, .. }
             | Self::Lead { node, .. }
             | Self::Journal { node, .. }
             | Self::Follow { node, .. }
@@ -232,6 +238,8 @@ impl Event {
             | Self::Read { led, .. }
             | Self::Flush { led }
             | Self::Load { led }
+            | Self::HandOver { led, .. }
+            | Self::GiveUp { led }
             | Self::Doubt { led } => Some(led.node),
             _ => None,
         }
@@ -353,6 +361,8 @@ impl Cluster {
         self.mend();
         self.settle()?;
         self.wiped()?;
+        self.cut_off()?;
+        self.settle()?;
         self.replaced()?;
         self.settle()?;
         for log in &self.shards {
@@ -457,6 +467,25 @@ impl Cluster {
                 format!("a wiped Redis moved leaders: {before:?} before, {after:?} after"),
             );
         }
+        Ok(())
+    }
+
+    /// A leader loses the way to the store, and says so: others lead what it led, though it could not store what it took.
+    fn cut_off(&mut self) -> Check {
+        let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].leads(0)) else {
+            return violation("liveness", "shard 0 has no leader");
+        };
+        self.note(|_| format!("node {node} loses the way to the store"));
+        self.nodes[node].cut_off = true;
+        self.tell(node, lease::Event::Ready(false));
+        self.play_for(GIVEN_AWAY_WITHIN)?;
+        for shard in 0..self.shards.len() {
+            if !(0..self.nodes.len()).any(|other| other != node && self.nodes[other].leads(shard)) {
+                return violation("liveness", format!("nobody leads shard {shard} in the place of {node}"));
+            }
+        }
+        self.nodes[node].cut_off = false;
+        self.tell(node, lease::Event::Ready(true));
         Ok(())
     }
 

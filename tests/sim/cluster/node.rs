@@ -12,6 +12,7 @@ use forebay_log::journal::{JournalEntry, JournalOptions};
 use forebay_log::limits::{PROBE_MAX, REDIS_CALL_MAX};
 use forebay_log::model::{Incarnation, LeaderEpoch, NodeId, ShardId, WalSeq};
 use forebay_log::shard::SharedJournal;
+use forebay_log::shard::writer::Ended;
 use forebay_log::testing::BareWriter;
 use forebay_log::testing::bare::{Action as LeaderAction, BareLeader, BareOptions, Reply};
 use rand::SeedableRng;
@@ -35,6 +36,10 @@ const HOPS_MAX: u32 = 3;
 /// How often a node looks whether the leaders it follows are there, as a broken stream would tell it.
 const FOLLOW_EVERY: Micros = 200 * MILLI;
 const FLUSH_LINGER: Micros = 50 * MILLI;
+/// How long a successor has to answer.
+const TELL_MAX: Micros = 2_000 * MILLI;
+/// How long a leader that gives its shard away stores what it took.
+const FLUSH_MAX: Micros = 2_000 * MILLI;
 
 /// A shard that the node leads.
 #[derive(Debug)]
@@ -81,13 +86,15 @@ pub(crate) struct Node {
     pub(crate) stalled_until: Micros,
     /// Which Redis it sees.
     pub(crate) redis: usize,
+    /// Nothing that it sends to the store gets there.
+    pub(crate) cut_off: bool,
 }
 
 impl Node {
     pub(crate) fn new(number: usize, rng: &mut Rng) -> Self {
         let disk = SharedDisk::new(Disk::new(Rng::new(rng.next()), DiskConfig::default()));
         let id = NodeId::new(u128::from(rng.next()) << 32 | number as u128);
-        Self { id, life: 0, disk, process: None, stalled_until: 0, redis: 0 }
+        Self { id, life: 0, disk, process: None, stalled_until: 0, redis: 0, cut_off: false }
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -227,7 +234,7 @@ impl Cluster {
     }
 
     /// Tells the lease machine something, and begins what it wants done.
-    fn tell(&mut self, number: usize, event: lease::Event) {
+    pub(crate) fn tell(&mut self, number: usize, event: lease::Event) {
         let now = self.at();
         let Some(process) = &mut self.nodes[number].process else { return };
         let actions = process.leases.handle(event, now);
@@ -263,18 +270,19 @@ impl Cluster {
                 let after = self.rng.log_between(5 * MILLI, 300 * MILLI);
                 self.after(after, Event::TakeOver { node: number, life, shard: self::number(shard) });
             }
-            Action::HandOver { shard, to } => {
-                let shard = self::number(shard);
-                self.after(2 * after, Event::HandOver { node: number, life, shard, to });
+            Action::HandOver { shard, epoch, to, stopped } => {
+                if stopped {
+                    return self.pass_on(number, (shard, epoch), to);
+                }
+                let led = Led { node: number, life, shard: self::number(shard), epoch: epoch.get() };
+                self.after(2 * after, Event::HandOver { led, to });
             }
             Action::Release { shard } => self.call(number, Call::Release(shard, me.incarnation)),
             Action::Announce { shard } => self.announce(number, shard),
-            Action::Doubt { shard } => {
+            Action::Doubt { shard, epoch } => {
                 self.stats.doubts += 1;
-                let shard = self::number(shard);
-                if let Some(epoch) = self.nodes[number].epoch_of(shard) {
-                    self.after(after, Event::Doubt { led: Led { node: number, life, shard, epoch } });
-                }
+                let led = Led { node: number, life, shard: self::number(shard), epoch: epoch.get() };
+                self.after(after, Event::Doubt { led });
             }
             Action::Leave => {
                 self.call(number, Call::Leave(me));
@@ -314,16 +322,18 @@ impl Cluster {
             (Call::Acquire(shard, ..), answer) => {
                 lease::Event::Acquired { shard: *shard, won: matches!(answer, Some(Answer::Won(true))) }
             }
-            (Call::HandOver(shard, _, to), _) => {
+            (Call::HandOver((shard, epoch), _, to), _) => {
                 // Whether or not the lease could be handed over, the successor is told.
                 let successor = to.address.parse().expect("addresses are numbers");
                 if self.reaches(node, successor) && !self.rng.chance(self.lossy) {
-                    let shard = self::number(*shard);
                     let later = after + self.network();
+                    let from = Led { node, life, shard: self::number(*shard), epoch: epoch.get() };
                     let life = self.nodes[successor].life;
-                    self.after(later, Event::Lead { node: successor, life, shard });
+                    self.after(later, Event::Lead { node: successor, life, from });
                 }
-                lease::Event::HandedOver { shard: *shard }
+                // It may stand still, and answer later than anybody waits.
+                let given_up = lease::Event::HandedOver { shard: *shard, epoch: *epoch };
+                return self.after(after + TELL_MAX, Event::Told { node, life, event: given_up });
             }
             (Call::Release(..) | Call::Leave(_), _) => return,
         };
@@ -355,9 +365,10 @@ impl Cluster {
                 Ok(())
             }
             Event::TakeOver { node, life, shard } => self.take_over(node, life, shard),
-            Event::HandOver { node, life, shard, to } => self.hand_over(node, life, shard, to),
-            Event::Lead { node, life, shard } => {
-                self.tell_if(node, life, lease::Event::Lead { shard: id(shard) });
+            Event::HandOver { led, to } => self.hand_over(led, to),
+            Event::GiveUp { led } => self.leader_told(led, BareLeader::give_up),
+            Event::Lead { node, life, from } => {
+                self.lead(node, life, from);
                 Ok(())
             }
             Event::Doubt { led } => self.doubt(led),
@@ -454,25 +465,56 @@ impl Cluster {
     }
 
     /// The successor has been asked whether it is there; if it is, the leader takes nothing new and flushes.
-    fn hand_over(&mut self, number: usize, life: u64, shard: usize, to: Option<NodeInfo>) -> Check {
-        if self.nodes[number].life != life {
+    fn hand_over(&mut self, led: Led, to: Option<NodeInfo>) -> Check {
+        if self.nodes[led.node].life != led.life {
             return Ok(());
         }
         if let Some(to) = &to {
             let successor: usize = to.address.parse().expect("addresses are numbers");
             let other = &self.nodes[successor];
-            let is_there = other.process.as_ref().is_some_and(|other| {
-                other.leases.me().incarnation == to.incarnation && !other.leases.me().draining
-            });
-            if !is_there || !self.reaches(number, successor) || other.stalled_until > self.now {
-                self.tell(number, lease::Event::Kept { shard: id(shard) });
+            let is_there =
+                other.process.as_ref().is_some_and(|other| other.leases.me().incarnation == to.incarnation);
+            let (shard, epoch) = (id(led.shard), LeaderEpoch::new(led.epoch));
+            if !is_there || !self.reaches(led.node, successor) || other.stalled_until > self.now {
+                self.tell(led.node, lease::Event::Kept { shard, epoch });
+                return Ok(());
+            }
+            if !other.process.as_ref().is_some_and(|other| other.leases.would_lead()) {
+                self.tell(led.node, lease::Event::Declined { shard, epoch, stopped: false });
                 return Ok(());
             }
         }
-        let Some(leading) = self.nodes[number].leading(shard) else { return Ok(()) };
+        let Some(leading) = self.nodes[led.node].led(led) else { return Ok(()) };
         leading.resigns = Some(Resigns::For(to));
-        let led = Led { node: number, life, shard, epoch: leading.leader.epoch().get() };
+        self.after(FLUSH_MAX, Event::GiveUp { led });
         self.act(led)
+    }
+
+    /// Gives a lease of a leadership that has ended to the successor, or to nobody.
+    fn pass_on(&mut self, number: usize, (shard, epoch): (ShardId, LeaderEpoch), to: Option<NodeInfo>) {
+        let Some(process) = &self.nodes[number].process else { return };
+        let me = process.leases.me().clone();
+        match to {
+            Some(to) => self.call(number, Call::HandOver((shard, epoch), me, to)),
+            None => {
+                self.call(number, Call::Release(shard, me.incarnation));
+                self.tell(number, lease::Event::HandedOver { shard, epoch });
+            }
+        }
+    }
+
+    /// The successor is told to lead. Its answer goes back to who led before.
+    fn lead(&mut self, number: usize, life: u64, from: Led) {
+        let (shard, epoch) = (id(from.shard), LeaderEpoch::new(from.epoch));
+        let process = self.nodes[number].process.as_ref().filter(|_| self.nodes[number].life == life);
+        let declines = process.is_some_and(|process| !process.leases.would_lead());
+        self.tell_if(number, life, lease::Event::Lead { shard, ended: epoch });
+        let event = match declines {
+            true => lease::Event::Declined { shard, epoch, stopped: true },
+            false => lease::Event::HandedOver { shard, epoch },
+        };
+        let after = self.network();
+        self.after(after, Event::Told { node: from.node, life: from.life, event });
     }
 
     /// Ends the leadership of one that resigns once everything is stored.
@@ -485,18 +527,13 @@ impl Cluster {
         if !is_done {
             return;
         }
-        let me = process.leases.me().clone();
         let Some(leading) = process.leading.remove(&led.shard) else { return };
         self.note(|_| format!("node {} has stopped leading shard {}", led.node, led.shard));
         let shard = id(led.shard);
         match leading.resigns {
-            Some(Resigns::For(Some(to))) => {
-                self.stats.moves += 1;
-                self.call(led.node, Call::HandOver(shard, me, to));
-            }
-            Some(Resigns::For(None)) => {
-                self.call(led.node, Call::Release(shard, me.incarnation));
-                self.tell(led.node, lease::Event::HandedOver { shard });
+            Some(Resigns::For(to)) => {
+                self.stats.moves += u64::from(to.is_some());
+                self.pass_on(led.node, (shard, LeaderEpoch::new(led.epoch)), to);
             }
             _ => self.tell(led.node, lease::Event::Ended { shard, superseded: true }),
         }
@@ -514,13 +551,21 @@ impl Cluster {
     fn end(&mut self, led: Led) -> Check {
         self.poll(led)?;
         let Some(process) = &mut self.nodes[led.node].process else { return Ok(()) };
-        if let Some(leading) = process.leading.remove(&led.shard)
-            && leading.leader.is_lingering()
-        {
+        let Some(mut leading) = process.leading.remove(&led.shard) else { return Ok(()) };
+        let (resigns, gave_up) =
+            (leading.resigns.take(), matches!(leading.leader.ended(), Some(Ended::GivenUp { .. })));
+        if leading.leader.is_lingering() {
             process.lingering.push(leading);
         }
         self.note(|_| format!("node {} leads shard {} no more", led.node, led.shard));
-        self.tell(led.node, lease::Event::Ended { shard: id(led.shard), superseded: true });
+        match resigns {
+            // Not everything could be stored in time.
+            Some(Resigns::For(to)) if gave_up => {
+                self.stats.given_up += 1;
+                self.pass_on(led.node, (id(led.shard), LeaderEpoch::new(led.epoch)), to);
+            }
+            _ => self.tell(led.node, lease::Event::Ended { shard: id(led.shard), superseded: true }),
+        }
         Ok(())
     }
 
@@ -596,6 +641,11 @@ impl Cluster {
                     leading.load = entries;
                 }
                 self.after(after, Event::Load { led });
+            }
+            LeaderAction::Put { seq, pause, .. } if self.nodes[led.node].cut_off => {
+                let answer = forebay_log::shard::taker::PutAnswer::Unknown;
+                let after = after + pause.as_micros() as Micros;
+                self.after(after, Event::PutAnswered { led, seq: seq.get(), answer });
             }
             LeaderAction::Put { seq, parts, pause } => {
                 let late = self.rng.chance(self.lossy);

@@ -25,7 +25,7 @@ pub(crate) struct Redis {
 pub(crate) enum Call {
     Beat(NodeInfo, Vec<Held>),
     Acquire(ShardId, NodeInfo, Option<Incarnation>),
-    HandOver(ShardId, NodeInfo, NodeInfo),
+    HandOver((ShardId, LeaderEpoch), NodeInfo, NodeInfo),
     Release(ShardId, Incarnation),
     Leave(NodeInfo),
 }
@@ -55,7 +55,7 @@ impl Redis {
                 let giving_way = [Some(me.incarnation), *instead_of];
                 Answer::Won(self.claim(*shard, me, &giving_way, expires))
             }
-            Call::HandOver(shard, me, to) => {
+            Call::HandOver((shard, _), me, to) => {
                 let giving_way = [Some(me.incarnation), Some(to.incarnation)];
                 Answer::Won(self.claim(*shard, to, &giving_way, expires))
             }

@@ -129,7 +129,8 @@ impl Admission {
         if !for_want_of_a_leader || std::mem::replace(&mut self.hinted, true) {
             return;
         }
-        if let Some(hint) = self.local.hint(self.shard) {
+        let hint = self.local.hint(self.shard);
+        if let Some(hint) = hint.filter(|hint| hint.epoch > LeaderEpoch::ZERO) {
             // Who is gone needs no hint.
             let _ = self.judged.send(Judged::Answered(Answer::Hint(hint))).await;
         }

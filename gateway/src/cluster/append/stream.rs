@@ -61,11 +61,6 @@ impl RemoteShard {
         Self(Arc::new(Remote { dialer, local, address, shard, epoch, stream }))
     }
 
-    /// Returns where the leader is.
-    pub fn address(&self) -> &str {
-        &self.0.address
-    }
-
     /// Returns the epoch it leads with.
     pub fn epoch(&self) -> LeaderEpoch {
         self.0.epoch

@@ -8,12 +8,31 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::cluster::append::EncodedAppend;
-use crate::cluster::call::Probe;
+use crate::cluster::call::{Does, Probe, ProbeAnswer};
+
+/// What a node that would lead answers.
+pub(super) fn does(does: Does) -> Probe {
+    Probe::Answered(ProbeAnswer { does, node: NodeId::new(1), incarnation: 2, would_lead: true })
+}
+
+#[tokio::test]
+async fn a_node_that_will_not_lead_says_so() {
+    let (asks, node) = (TestNode::start().await, TestNode::start().await);
+    let ended = LeaderEpoch::new(7);
+    asks.peers.lead(&node.address, SHARD, ended).await.unwrap();
+    assert_eq!(std::mem::take(&mut *node.local.told.lock()), [(SHARD, ended)]);
+    node.local.declines.store(true, Ordering::Relaxed);
+    let Probe::Answered(answer) = asks.peers.probe(&node.address, SHARD).await else { panic!("no answer") };
+    assert!(!answer.would_lead);
+    let declined = asks.peers.lead(&node.address, SHARD, ended).await;
+    assert!(matches!(declined, Err(PeerError::Declined)), "{declined:?}");
+    assert!(node.local.told.lock().is_empty());
+}
 
 #[tokio::test]
 async fn a_probe_tells_who_leads_and_whether_anybody_listens() {
     let (asks, node) = (TestNode::start().await, TestNode::start().await);
-    assert_eq!(asks.peers.probe(&node.address, SHARD).await, Probe::Idle { hint: None });
+    assert_eq!(asks.peers.probe(&node.address, SHARD).await, does(Does::Neither { hint: None }));
     let hint = LeaderHint {
         node: NodeId::new(3),
         incarnation: 4,
@@ -21,14 +40,12 @@ async fn a_probe_tells_who_leads_and_whether_anybody_listens() {
         epoch: LeaderEpoch::new(5),
     };
     *node.local.hint.lock() = Some(hint.clone());
-    assert_eq!(asks.peers.probe(&node.address, SHARD).await, Probe::Idle { hint: Some(hint) });
+    assert_eq!(asks.peers.probe(&node.address, SHARD).await, does(Does::Neither { hint: Some(hint) }));
     *node.local.taking_over.lock() = true;
-    assert_eq!(asks.peers.probe(&node.address, SHARD).await, Probe::TakingOver);
+    assert_eq!(asks.peers.probe(&node.address, SHARD).await, does(Does::TakesOver));
     let (_, store) = shared_store().await;
     let epoch = node.lead(&store).await.epoch();
-    assert_eq!(asks.peers.probe(&node.address, SHARD).await, Probe::Leads { epoch });
-    asks.peers.lead(&node.address, SHARD).await.unwrap();
-    assert_eq!(*node.local.told.lock(), [SHARD]);
+    assert_eq!(asks.peers.probe(&node.address, SHARD).await, does(Does::Leads { epoch }));
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     assert_eq!(asks.peers.probe(&nobody, SHARD).await, Probe::Refused);
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,9 +60,9 @@ async fn a_node_with_another_secret_or_of_another_cluster_is_turned_away() {
     let shard = node.lead(&store).await;
     let guesses = TestNode::with(&config("another-secret-of-all", None), ClusterId::new(1)).await;
     let strays = TestNode::with(&config("the-secret-of-all", None), ClusterId::new(2)).await;
-    let refused = guesses.peers.lead(&node.address, SHARD).await;
+    let refused = guesses.peers.lead(&node.address, SHARD, LeaderEpoch::ZERO).await;
     assert!(matches!(refused, Err(PeerError::Secret)), "{refused:?}");
-    let refused = strays.peers.lead(&node.address, SHARD).await;
+    let refused = strays.peers.lead(&node.address, SHARD, LeaderEpoch::ZERO).await;
     assert!(matches!(refused, Err(PeerError::OtherCluster)), "{refused:?}");
     for stranger in [&guesses, &strays] {
         assert_eq!(stranger.peers.probe(&node.address, SHARD).await, Probe::Silent);

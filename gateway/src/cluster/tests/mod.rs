@@ -8,7 +8,7 @@ mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,7 +43,8 @@ pub(super) struct Local {
     pub(super) leaders: Mutex<HashMap<ShardId, Shard>>,
     pub(super) hint: Mutex<Option<LeaderHint>>,
     pub(super) learned: Mutex<Vec<LeaderHint>>,
-    pub(super) told: Mutex<Vec<ShardId>>,
+    pub(super) told: Mutex<Vec<(ShardId, LeaderEpoch)>>,
+    pub(super) declines: AtomicBool,
     pub(super) taking_over: Mutex<bool>,
     pub(super) topics_version: AtomicU64,
 }
@@ -65,8 +66,20 @@ impl LocalShards for Local {
         self.learned.lock().push(hint);
     }
 
-    fn lead_now(&self, shard: ShardId) {
-        self.told.lock().push(shard);
+    fn lead_now(&self, shard: ShardId, ended: LeaderEpoch) -> bool {
+        let would_lead = self.would_lead();
+        if would_lead {
+            self.told.lock().push((shard, ended));
+        }
+        would_lead
+    }
+
+    fn me(&self) -> (NodeId, u128) {
+        (NodeId::new(1), 2)
+    }
+
+    fn would_lead(&self) -> bool {
+        !self.declines.load(Ordering::Relaxed)
     }
 
     fn topics_version(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::*;
-use crate::cluster::call::Probe;
+use crate::cluster::call::{Does, Probe};
 
 /// Makes an authority and a certificate for `localhost` of it, as files in a folder.
 fn certificates(folder: &Path) -> PeerTls {
@@ -38,7 +38,7 @@ async fn nodes_of_one_authority_trust_each_other_and_nobody_else() {
     let (ours, others) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let tls = certificates(ours.path());
     let server = node(Some(tls.clone())).await;
-    let idle = Probe::Idle { hint: None };
+    let idle = super::calls::does(Does::Neither { hint: None });
     assert_eq!(node(Some(tls.clone())).await.peers.probe(&server.address, SHARD).await, idle);
     let stranger = node(Some(certificates(others.path()))).await;
     assert_eq!(stranger.peers.probe(&server.address, SHARD).await, Probe::Silent);

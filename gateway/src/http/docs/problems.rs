@@ -70,7 +70,7 @@ pub(in crate::http) struct ReadinessProblems;
 
 impl IntoResponses for ReadinessProblems {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status([Code::Draining, Code::NoLeader].into_iter())
+        by_status([Code::Draining, Code::NoLeader, Code::StorageUnavailable].into_iter())
     }
 }
 

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use super::shard::{Answer, Role, Shard};
 use super::{Action, Event, Leases, Probe, Standing};
 use crate::coordinator::{Lease, View};
-use crate::limits::{LEASE_TTL, MOVE_AGAIN_AFTER, PROBE_PAUSE};
+use crate::limits::{LEASE_TTL, MOVE_AGAIN_AFTER, PROBE_PAUSE, TAKING_OVER_PAUSE};
 use crate::model::{Incarnation, LeaderEpoch, ShardId};
 use crate::mutation::{self, Mutation};
 
@@ -16,14 +16,17 @@ impl Leases {
         match event {
             Event::Tick => {}
             Event::Viewed(view) => self.viewed(view, now, actions),
-            Event::BeatFailed => self.beat_failed(),
-            Event::Probed { shard, whom, probe } => self.probed(shard, whom, probe, now),
+            Event::BeatFailed => self.beat_failed(now, actions),
+            Event::Probed { shard, whom, probe } => self.probed((shard, whom), probe, now, actions),
             Event::Acquired { shard, won } => self.acquired(shard, won, now, actions),
             Event::Began { shard, epoch } => self.began(shard, epoch, now, actions),
             Event::Ended { shard, superseded } => self.ended(shard, superseded, now, actions),
-            Event::HandedOver { shard } => self.handed_over(shard),
-            Event::Kept { shard } => self.kept(shard, now),
-            Event::Lead { shard } => self.lead(shard, now, actions),
+            Event::HandedOver { shard, epoch } => self.handed_over(shard, epoch),
+            Event::Kept { shard, epoch } => self.kept(shard, epoch, now),
+            Event::Declined { shard, epoch, stopped } => {
+                self.declined((shard, epoch), stopped, now, actions);
+            }
+            Event::Lead { shard, ended } => self.lead(shard, ended, actions),
             Event::FollowBroken { shard } => self.follow_broken(shard, now, actions),
             Event::LeaderChanged { .. } => self.beats.soon(now),
             Event::NeverLed { shard } => self.never_led(shard),
@@ -40,6 +43,7 @@ impl Leases {
                 self.shards.iter_mut().for_each(|shard| shard.stays_until = Duration::ZERO);
                 self.changed(now);
             }
+            Event::Leave => self.leaving = true,
         }
     }
 
@@ -67,7 +71,7 @@ impl Leases {
                 && lease.epoch > *epoch
                 && lease.incarnation != me
             {
-                actions.push(Action::Doubt { shard: id });
+                actions.extend(shard.doubt(id));
             }
         }
         self.view = view;
@@ -75,10 +79,39 @@ impl Leases {
         self.place(now);
     }
 
-    fn beat_failed(&mut self) {
+    fn beat_failed(&mut self, now: Duration, actions: &mut Vec<Action>) {
         self.beats.under_way = false;
         self.viewed_at = None;
         self.shards.iter_mut().for_each(Shard::lose_sight);
+        for at in 0..self.shards.len() {
+            self.seek(super::shard_id(at), now, actions);
+        }
+    }
+
+    /// Asks who should lead a shard, while no view says who does: the one that takes over as far as is known, or the best
+    /// leader by the last view.
+    fn seek(&mut self, shard: ShardId, now: Duration, actions: &mut Vec<Action>) {
+        let at = usize::from(shard.get());
+        let Some(state) = self.shards.get(at) else { return };
+        if self.is_sighted(now) || state.role != Role::Idle || state.is_asking(None, now) {
+            return;
+        }
+        let me = self.me.incarnation;
+        let known = state.known.as_ref().filter(|known| known.incarnation != me);
+        if known.is_some_and(|known| known.leads() && !self.does_not_lead(state, known, now)) {
+            return;
+        }
+        let best = self.view.nodes.iter().find(|node| Some(node.incarnation) == self.best[at]);
+        let best = best.map(|best| best.lease(LeaderEpoch::ZERO)).filter(|best| best.incarnation != me);
+        let may_say = |whom: &Lease| {
+            let is_gone = self.gone.contains_key(&whom.incarnation);
+            !is_gone && state.answer_of(whom, now).is_none_or(|answer| answer == Answer::Yes)
+        };
+        let whom = known.filter(|known| !known.leads()).cloned().into_iter().chain(best).find(may_say);
+        if let Some(whom) = whom {
+            self.shards[at].ask(whom.clone(), now);
+            actions.push(Action::Probe { shard, whom });
+        }
     }
 
     /// Tells whether the last view is recent enough to act upon, and to compare the next one with.
@@ -86,9 +119,15 @@ impl Leases {
         self.viewed_at.is_some_and(|at| now.saturating_sub(at) < LEASE_TTL)
     }
 
-    fn probed(&mut self, shard: ShardId, whom: Incarnation, probe: Probe, now: Duration) {
+    fn probed(
+        &mut self,
+        (shard, whom): (ShardId, Incarnation),
+        probe: Probe,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
         let pause = PROBE_PAUSE + self.draw(PROBE_PAUSE);
-        let me = self.me.incarnation;
+        let (me, is_sighted) = (self.me.incarnation, self.is_sighted(now));
         let Some(state) = self.shards.get_mut(usize::from(shard.get())) else { return };
         if state.asked.as_ref().is_none_or(|asked| asked.whom.incarnation != whom) {
             return;
@@ -106,6 +145,9 @@ impl Leases {
                 state.answered(answer, now);
                 if let Some(known) = known {
                     state.learn(&known, me);
+                    if answer == Answer::Yes && !known.leads() && !is_sighted {
+                        state.ask_later(known, TAKING_OVER_PAUSE, now);
+                    }
                 }
             }
             Probe::Refused if !mutation::is(Mutation::RefusalIgnored) => {
@@ -117,12 +159,13 @@ impl Leases {
             }
             Probe::Refused | Probe::Silent => state.answered(Answer::Silent, now),
         }
+        self.seek(shard, now, actions);
     }
 
     fn acquired(&mut self, shard: ShardId, won: bool, now: Duration, actions: &mut Vec<Action>) {
-        let draining = self.me.draining;
+        let would_lead = self.would_lead();
         let Some(state) = self.in_role(shard, |role| *role == Role::Acquiring) else { return };
-        if won && !draining {
+        if won && would_lead {
             state.role = Role::TakingOver;
             actions.push(Action::TakeOver { shard });
             return;
@@ -143,10 +186,10 @@ impl Leases {
     }
 
     fn ended(&mut self, shard: ShardId, superseded: bool, now: Duration, actions: &mut Vec<Action>) {
-        let may_lead = self.me.ready && !self.me.draining;
+        let would_lead = self.would_lead();
         let Some(state) = self.in_role(shard, |role| *role != Role::Idle) else { return };
         state.end(superseded, now);
-        if std::mem::take(&mut state.invited) && may_lead {
+        if std::mem::take(&mut state.invited) && would_lead {
             state.role = Role::TakingOver;
             actions.push(Action::TakeOver { shard });
             return;
@@ -155,42 +198,66 @@ impl Leases {
         self.back_off(shard, now);
     }
 
-    fn handed_over(&mut self, shard: ShardId) {
+    fn handed_over(&mut self, shard: ShardId, epoch: LeaderEpoch) {
         let me = self.me.incarnation;
-        let Some(state) = self.in_role(shard, |role| matches!(role, Role::HandingOver { .. })) else {
-            return;
-        };
+        let Some(state) = self.handing_over(shard, epoch) else { return };
         let role = std::mem::take(&mut state.role);
         if let Role::HandingOver { to: Some(to), .. } = role {
             state.learn(&to.lease(LeaderEpoch::ZERO), me);
         }
     }
 
-    fn kept(&mut self, shard: ShardId, now: Duration) {
-        let Some(state) = self.in_role(shard, |role| matches!(role, Role::HandingOver { .. })) else {
-            return;
-        };
-        if let Role::HandingOver { epoch, .. } = state.role {
-            state.role = Role::Leading { epoch };
-            state.stays_until = now + MOVE_AGAIN_AFTER;
-        }
+    fn kept(&mut self, shard: ShardId, epoch: LeaderEpoch, now: Duration) {
+        let Some(state) = self.handing_over(shard, epoch) else { return };
+        state.role = Role::Leading { epoch };
+        state.stays_until = now + MOVE_AGAIN_AFTER;
     }
 
-    fn lead(&mut self, shard: ShardId, now: Duration, actions: &mut Vec<Action>) {
-        if self.me.draining || !self.me.ready {
+    /// Leads on, or passes the shard on to the next best, which may be this node again.
+    fn declined(
+        &mut self,
+        (shard, epoch): (ShardId, LeaderEpoch),
+        stopped: bool,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(state) = self.handing_over(shard, epoch) else { return };
+        let role = std::mem::replace(&mut state.role, Role::Leading { epoch });
+        let Role::HandingOver { to: Some(by), .. } = role else { return };
+        // As its own entry will say with its next beat.
+        let entry = self.view.nodes.iter_mut().find(|node| node.incarnation == by.incarnation);
+        entry.into_iter().for_each(|entry| entry.ready = false);
+        self.place(now);
+        if !stopped {
             return;
         }
-        let Some(state) = self.shards.get_mut(usize::from(shard.get())) else { return };
+        let at = usize::from(shard.get());
+        let best = self.best[at].filter(|best| *best != by.incarnation);
+        if best == Some(self.me.incarnation) {
+            self.shards[at].role = Role::TakingOver;
+            actions.push(Action::TakeOver { shard });
+            return;
+        }
+        let to = self.view.nodes.iter().find(|node| Some(node.incarnation) == best).cloned();
+        self.shards[at].role = Role::HandingOver { epoch, to: to.clone().map(Box::new) };
+        actions.push(Action::HandOver { shard, epoch, to, stopped: true });
+    }
+
+    fn lead(&mut self, shard: ShardId, ended: LeaderEpoch, actions: &mut Vec<Action>) {
+        let would_lead = self.would_lead();
+        let state = self.shards.get_mut(usize::from(shard.get())).filter(|_| would_lead);
+        let Some(state) = state else { return };
         match state.role {
-            Role::Idle => {
+            // Else the message is late: somebody has led since.
+            Role::Idle if state.seen() <= ended => {
                 state.role = Role::TakingOver;
                 state.try_at = None;
                 actions.push(Action::TakeOver { shard });
             }
-            // Somebody led in between, and this node does not know it. (Else the message is late.)
-            Role::Leading { .. } if state.has_led_for(now) >= LEASE_TTL => {
+            // Somebody led in between, and this node does not know it.
+            Role::Leading { epoch } if epoch <= ended => {
                 state.invited = true;
-                actions.push(Action::Doubt { shard });
+                actions.extend(state.doubt(shard));
             }
             _ => {}
         }
@@ -203,8 +270,11 @@ impl Leases {
         let Some(state) = self.shards.get_mut(usize::from(shard.get())) else { return };
         let known = state.known.as_ref().filter(is_other);
         // A lease of a leader that has been superseded does not count.
-        let whom = known.filter(|known| known.leads()).or(held).or(known).cloned();
-        let Some(whom) = whom.filter(|whom| !self.gone.contains_key(&whom.incarnation)) else { return };
+        let candidates = [known.filter(|known| known.leads()), held, known];
+        let is_there = |whom: &&Lease| !self.gone.contains_key(&whom.incarnation);
+        let Some(whom) = candidates.into_iter().flatten().find(is_there).cloned() else {
+            return self.seek(shard, now, actions);
+        };
         if state.role == Role::Idle && !state.is_asking(Some(&whom), now) {
             state.ask(whom.clone(), now);
             actions.push(Action::Probe { shard, whom });
@@ -221,6 +291,11 @@ impl Leases {
     fn in_role(&mut self, shard: ShardId, expected: impl FnOnce(&Role) -> bool) -> Option<&mut Shard> {
         let state = self.shards.get_mut(usize::from(shard.get()));
         state.filter(|state| expected(&state.role))
+    }
+
+    /// Returns a shard whose leadership of an epoch is being given away.
+    fn handing_over(&mut self, shard: ShardId, epoch: LeaderEpoch) -> Option<&mut Shard> {
+        self.in_role(shard, |role| matches!(role, Role::HandingOver { epoch: led, .. } if *led == epoch))
     }
 
     fn back_off(&mut self, shard: ShardId, now: Duration) {

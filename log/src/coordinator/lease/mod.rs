@@ -16,8 +16,15 @@
 //! A leader goes on until the store ends its leadership, or until it gives the shard away: to the node that has been the
 //! better leader for [`MOVE_AFTER`](crate::limits::MOVE_AFTER), or to any other when it stops.
 //!
+//! A node that cannot use the store says that it is not ready. Nobody gives it a shard, and it gives away what it leads,
+//! unless no node is ready: then the store is away for all, and nothing moves.
+//!
+//! While no view comes, nobody tries to lead, but leaders may still give shards away. Who looks for such a leader asks
+//! whom the last one names, and who should lead by the last view.
+//!
 //! Invariants: nothing here is needed for safety. Without a fresh view no attempt begins. At most one shard is being
-//! moved at a time, and [`TAKEOVERS_MAX`](crate::limits::TAKEOVERS_MAX) are being taken over, those that a predecessor gave away apart.
+//! moved at a time for the sake of balance, and [`TAKEOVERS_MAX`](crate::limits::TAKEOVERS_MAX) are being taken over, those
+//! that a predecessor gave away apart.
 
 mod events;
 mod place;
@@ -34,6 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use self::shard::{Role, Shard};
 use super::{Held, Lease, NodeInfo, View};
+use crate::limits::SUCCESSORS_WAIT_MAX;
 use crate::model::{Incarnation, LeaderEpoch, ShardId};
 
 /// Something that happened.
@@ -79,16 +87,31 @@ pub enum Event {
     HandedOver {
         /// The shard.
         shard: ShardId,
+        /// The epoch that was led.
+        epoch: LeaderEpoch,
     },
-    /// The successor did not agree, and this node has not stopped leading.
+    /// The successor did not answer, or what waits for the store takes too long; this node has not stopped leading.
     Kept {
         /// The shard.
         shard: ShardId,
+        /// The epoch that is led.
+        epoch: LeaderEpoch,
+    },
+    /// The successor says that it will not lead.
+    Declined {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch that is or was led.
+        epoch: LeaderEpoch,
+        /// Whether the leadership has ended.
+        stopped: bool,
     },
     /// The predecessor has stopped in favour of this node, and says so.
     Lead {
         /// The shard.
         shard: ShardId,
+        /// The epoch that it led.
+        ended: LeaderEpoch,
     },
     /// The stream of objects from the shard's leader broke, or could not be made.
     FollowBroken {
@@ -105,12 +128,14 @@ pub enum Event {
         /// The shard.
         shard: ShardId,
     },
-    /// This node may lead from now on, or may not.
+    /// This node may lead from now on, or may not: it has not caught up, or cannot use the store.
     Ready(bool),
     /// The shards of which this node's journal has something to append again.
     Leftovers(Vec<ShardId>),
-    /// This node is to stop: it gives everything away and leaves.
+    /// This node is to stop: it gives everything away and leaves, once it knows who leads instead.
     Drain,
+    /// Nobody waits for this node any more: it need not know who leads instead.
+    Leave,
 }
 
 /// Something to do.
@@ -140,12 +165,17 @@ pub enum Action {
     },
     /// Give the shard away: see that the successor answers; then refuse new work, flush, and stop; hand over the lease,
     /// and tell the successor to lead. Answered by [`Event::HandedOver`], by [`Event::Kept`] if the successor does not
-    /// answer at first, or by [`Event::Ended`] if the leadership was lost before.
+    /// answer at first, by [`Event::Declined`] if it will not lead, or by [`Event::Ended`] if the leadership was lost
+    /// before.
     HandOver {
         /// The shard.
         shard: ShardId,
+        /// The epoch that is led.
+        epoch: LeaderEpoch,
         /// The successor. Without one the lease is dropped.
         to: Option<NodeInfo>,
+        /// Whether the leadership has ended already, and the successor chosen before declined.
+        stopped: bool,
     },
     /// Drop the lease.
     Release {
@@ -157,10 +187,12 @@ pub enum Action {
         /// The shard.
         shard: ShardId,
     },
-    /// Let the leader look at the store whether it still leads: somebody claims a later epoch.
+    /// Let the leader look at the store whether it still leads: somebody claims a later epoch. Once for each leadership.
     Doubt {
         /// The shard.
         shard: ShardId,
+        /// The epoch that it leads.
+        epoch: LeaderEpoch,
     },
     /// Leave the registry. The node gives and takes nothing any more.
     Leave,
@@ -204,6 +236,10 @@ pub struct Leases {
     gone: BTreeMap<Incarnation, Duration>,
     /// When it was decided last what to do.
     turned_at: Duration,
+    /// Since when a node that stops leads nothing.
+    given_at: Option<Duration>,
+    /// Nobody waits for a node that stops.
+    leaving: bool,
     left: bool,
     random: StdRng,
 }
@@ -228,6 +264,8 @@ impl Leases {
             beats: Beats::default(),
             gone: BTreeMap::new(),
             turned_at: Duration::ZERO,
+            given_at: None,
+            leaving: false,
             left: false,
             random,
         }
@@ -236,6 +274,11 @@ impl Leases {
     /// Returns what this node says of itself.
     pub fn me(&self) -> &NodeInfo {
         &self.me
+    }
+
+    /// Tells whether this node would lead a shard that is given to it.
+    pub fn would_lead(&self) -> bool {
+        self.me.ready && !self.me.draining
     }
 
     /// Returns the leases to renew.
@@ -285,11 +328,6 @@ impl Leases {
         self.best.get(usize::from(shard.get())).copied().flatten()
     }
 
-    /// Returns the live nodes of the last view.
-    pub fn nodes(&self) -> &[NodeInfo] {
-        &self.view.nodes
-    }
-
     /// Returns when to call [`Self::handle`] next if nothing happens before.
     pub fn wake(&self) -> Duration {
         if self.left {
@@ -302,7 +340,8 @@ impl Leases {
             let due = [again_at, shard.try_at, retry_at];
             due.into_iter().flatten().filter(|at| *at > self.turned_at).min()
         };
-        self.shards.iter().filter_map(of_shard).fold(beat, Duration::min)
+        let leave = self.given_at.map_or(Duration::MAX, |given_at| given_at + SUCCESSORS_WAIT_MAX);
+        self.shards.iter().filter_map(of_shard).fold(beat.min(leave), Duration::min)
     }
 
     /// Takes an event in and returns what to do. `now` is the time since the driver started; it never goes back.

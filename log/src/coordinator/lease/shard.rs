@@ -81,6 +81,8 @@ pub(super) struct Shard {
     pub(super) try_at: Option<Duration>,
     /// When the leadership began.
     began_at: Duration,
+    /// Whether the leadership was told to look whether it still is one.
+    doubted: bool,
     /// Whether one that leads was given the shard by a successor of its own: it has been superseded.
     pub(super) invited: bool,
     /// Attempts that failed, or did not last.
@@ -171,6 +173,11 @@ impl Shard {
         self.asked = Some(Asked { whom, at: now, refused: 0, again_at: None });
     }
 
+    /// Has a node that takes over asked again after a pause: it may lead by then.
+    pub(super) fn ask_later(&mut self, whom: Lease, pause: Duration, now: Duration) {
+        self.asked = Some(Asked { whom, at: now, refused: 0, again_at: Some(now + pause) });
+    }
+
     /// Takes the answer of the one that was asked.
     pub(super) fn answered(&mut self, answer: Answer, now: Duration) {
         let Some(Asked { whom, .. }) = self.asked.take() else { return };
@@ -212,26 +219,33 @@ impl Shard {
         self.never_led = false;
         self.asked = None;
         self.answers.clear();
+        self.doubted = false;
         self.invited = false;
     }
 
-    /// Returns for how long the node has led.
-    pub(super) fn has_led_for(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.began_at)
+    /// Returns the highest epoch of which is known that somebody led it.
+    pub(super) fn seen(&self) -> LeaderEpoch {
+        self.seen
+    }
+
+    /// Lets the leader look whether it still leads, unless it was told to before.
+    pub(super) fn doubt(&mut self, shard: ShardId) -> Option<Action> {
+        let Role::Leading { epoch } = self.role else { return None };
+        (!std::mem::replace(&mut self.doubted, true)).then_some(Action::Doubt { shard, epoch })
     }
 
     /// Begins to give the shard away, if the node leads it.
     pub(super) fn hand_over(&mut self, shard: ShardId, to: Option<NodeInfo>) -> Option<Action> {
         let Role::Leading { epoch } = self.role else { return None };
         self.role = Role::HandingOver { epoch, to: to.clone().map(Box::new) };
-        Some(Action::HandOver { shard, to })
+        Some(Action::HandOver { shard, epoch, to, stopped: false })
     }
 
     /// Notes that an attempt failed or a leadership ended. Who superseded it will be seen.
     pub(super) fn end(&mut self, superseded: bool, now: Duration) {
         let role = std::mem::take(&mut self.role);
         let (Role::Leading { epoch } | Role::HandingOver { epoch, .. }) = role else { return };
-        if self.has_led_for(now) >= LEAD_BACKOFF_MAX {
+        if now.saturating_sub(self.began_at) >= LEAD_BACKOFF_MAX {
             self.failures = 0;
         }
         if superseded {

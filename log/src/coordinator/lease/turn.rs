@@ -8,7 +8,8 @@ use super::shard::{Answer, Role, Shard};
 use super::{Action, Beats, Leases, shard_id};
 use crate::coordinator::{Lease, NodeInfo};
 use crate::limits::{
-    ACQUIRE_WAIT_MAX, BEAT_INTERVAL, BEAT_PAUSE_MIN, HANDOVERS_MAX, MOVE_AFTER, PROBE_AGE_MAX, TAKEOVERS_MAX,
+    ACQUIRE_WAIT_MAX, BEAT_INTERVAL, BEAT_PAUSE_MIN, HANDOVERS_MAX, MOVE_AFTER, PROBE_AGE_MAX,
+    SUCCESSORS_WAIT_MAX, TAKEOVERS_MAX,
 };
 use crate::model::Incarnation;
 use crate::mutation::{self, Mutation};
@@ -41,7 +42,7 @@ impl Leases {
         if self.me.draining {
             self.give_all_away(now, actions);
         } else {
-            self.move_one(now, actions);
+            self.move_on(now, actions);
         }
         if !self.left && self.beats.begin(now) {
             actions.push(Action::Beat);
@@ -141,7 +142,7 @@ impl Leases {
         }
     }
 
-    fn does_not_lead(&self, shard: &Shard, lease: &Lease, now: Duration) -> bool {
+    pub(super) fn does_not_lead(&self, shard: &Shard, lease: &Lease, now: Duration) -> bool {
         self.gone.contains_key(&lease.incarnation) || shard.answer_of(lease, now) == Some(Answer::No)
     }
 
@@ -149,30 +150,39 @@ impl Leases {
         self.view.nodes.iter().any(|node| node.incarnation == lease.incarnation)
     }
 
-    /// Moves one shard to its best leader, once that has been the best for a while.
-    fn move_one(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let is_moving = |shard: &Shard| matches!(shard.role, Role::HandingOver { .. });
-        let broken = mutation::is(Mutation::NeverMoved);
-        if broken || !self.is_sighted(now) || self.shards.iter().any(is_moving) {
+    /// Moves a shard to its best leader, once that has been the best for a while: one at a time, but several where this
+    /// node cannot store anything.
+    fn move_on(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if mutation::is(Mutation::NeverMoved) || !self.is_sighted(now) {
             return;
         }
+        let most = if self.me.ready { 1 } else { HANDOVERS_MAX };
+        while self.handing_over_count() < most && self.move_one(now, actions) {}
+    }
+
+    fn move_one(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
         let is_due = |shard: &Shard| {
             let is_better = shard.better.is_some_and(|(_, since)| now.saturating_sub(since) >= MOVE_AFTER);
             matches!(shard.role, Role::Leading { .. }) && is_better && now >= shard.stays_until
         };
-        let Some(at) = self.shards.iter().position(is_due) else { return };
+        let Some(at) = self.shards.iter().position(is_due) else { return false };
         let to = self.view.nodes.iter().find(|node| Some(node.incarnation) == self.best[at]).cloned();
-        if to.is_some() {
+        let is_there = to.is_some();
+        if is_there {
             actions.extend(self.shards[at].hand_over(shard_id(at), to));
         }
+        is_there
     }
 
-    /// Gives all shards to the best among the other nodes, and leaves once nothing is left.
+    fn handing_over_count(&self) -> usize {
+        self.shards.iter().filter(|shard| matches!(shard.role, Role::HandingOver { .. })).count()
+    }
+
+    /// Gives all shards to the best among the other nodes. Once nothing is left it waits until it knows who leads instead,
+    /// for what it still has to pass on to them, and leaves.
     fn give_all_away(&mut self, now: Duration, actions: &mut Vec<Action>) {
         for at in 0..self.shards.len() {
-            let under_way =
-                self.shards.iter().filter(|shard| matches!(shard.role, Role::HandingOver { .. })).count();
-            if under_way >= HANDOVERS_MAX {
+            if self.handing_over_count() >= HANDOVERS_MAX {
                 return;
             }
             // A successor that did not answer once is not asked again: there is no time.
@@ -181,7 +191,13 @@ impl Leases {
             let to = to.cloned();
             actions.extend(self.shards[at].hand_over(shard_id(at), to));
         }
-        if self.shards.iter().all(|shard| shard.role == Role::Idle) {
+        if self.shards.iter().any(|shard| shard.role != Role::Idle) {
+            return;
+        }
+        let given_at = *self.given_at.get_or_insert(now);
+        let begins = |shard: &Shard| shard.known.as_ref().is_some_and(|known| !known.leads());
+        let waits = !self.leaving && now < given_at + SUCCESSORS_WAIT_MAX;
+        if !(waits && self.shards.iter().any(begins)) {
             self.left = true;
             actions.push(Action::Leave);
         }

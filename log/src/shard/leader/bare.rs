@@ -241,6 +241,11 @@ impl BareLeader {
         self.core.is_lingering()
     }
 
+    /// Ends the leadership although not everything is stored.
+    pub fn give_up(&mut self) {
+        self.core.give_all_up();
+    }
+
     /// Takes the floor, read after an EPOCH was seen.
     pub fn fence(&mut self, seq: WalSeq, floor: WalSeq) {
         self.core.fence(seq, floor);

@@ -31,8 +31,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::error::Outcome;
@@ -200,6 +201,8 @@ pub struct Shard {
     room: Arc<Semaphore>,
     feed: Arc<Feed>,
     ending: watch::Receiver<Option<Ending>>,
+    waits_since: watch::Receiver<Option<Instant>>,
+    give_up: Arc<Notify>,
 }
 
 impl Shard {
@@ -232,10 +235,20 @@ impl Shard {
         let (commands, commanded) = mpsc::channel(16);
         let room = Arc::new(Semaphore::new(options.unflushed_bytes_max / PERMIT_BYTES));
         let (ends, ending) = watch::channel(None);
-        let led = Led { index: Arc::clone(&index), feed: Arc::clone(&feed), ends, feeding: Some(feeding) };
+        let (waits, waits_since) = watch::channel(None);
+        let give_up = Arc::new(Notify::new());
+        let led = Led {
+            index: Arc::clone(&index),
+            feed: Arc::clone(&feed),
+            ends,
+            feeding: Some(feeding),
+            waits,
+            oldest: None,
+            give_up: Arc::clone(&give_up),
+        };
         let leader = run::Leader::new(at, options, leadership, leftovers, led);
         let task = tokio::spawn(leader.run(queued, commanded));
-        Ok((Self { id, epoch, index, queue, commands, room, feed, ending }, task))
+        Ok((Self { id, epoch, index, queue, commands, room, feed, ending, waits_since, give_up }, task))
     }
 
     /// Returns which shard this is.
@@ -261,6 +274,11 @@ impl Shard {
     /// Tells whether this node still leads the shard.
     pub fn is_leading(&self) -> bool {
         self.ending.borrow().is_none()
+    }
+
+    /// Returns for how long the store has not taken the oldest object that it was sent: zero when nothing waits.
+    pub fn stalled_for(&self) -> Duration {
+        self.waits_since.borrow().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Waits until the leadership has ended, and says why. From then on readers see nothing more of it, and a
@@ -367,5 +385,13 @@ impl Shard {
         self.drain();
         // A leader that ended has nothing left to stop.
         let _ = self.commands.send(Command::Stop).await;
+    }
+
+    /// Ends the leadership at once, as a newer leader would: what the store has not confirmed is of unknown outcome, or not
+    /// applied if it was not sent. Appends at `local` that are in the journal stay there, for the next leadership on this
+    /// node.
+    pub fn give_up(&self) {
+        self.drain();
+        self.give_up.notify_one();
     }
 }

@@ -172,6 +172,17 @@ impl LeaderCore {
         self.answer_refusals();
     }
 
+    /// Returns the number of the oldest object that waits for the store.
+    pub(super) fn oldest_frozen(&self) -> Option<WalSeq> {
+        self.frozen.keys().next().copied()
+    }
+
+    /// Ends the leadership although not everything is stored.
+    pub(super) fn give_all_up(&mut self) {
+        self.writer.give_up();
+        self.end();
+    }
+
     pub(super) fn end(&mut self) {
         let Some(ended) = self.writer.ended() else { return };
         let not_stored_from = match ended {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{OwnedMutexGuard, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::journal::Progress;
 use crate::limits;
-use crate::model::{TopicId, TopicPartition};
+use crate::model::{TopicId, TopicPartition, WalSeq};
 use crate::shard::feed::{Feed, StoredObject};
 use crate::shard::fetch::ShardIndex;
 use crate::shard::frames::{Leftovers, SharedJournal};
@@ -42,6 +42,10 @@ pub(super) struct Led {
     pub(super) ends: watch::Sender<Option<Ending>>,
     /// Keeps others from adding to the index; none after the end.
     pub(super) feeding: Option<OwnedMutexGuard<()>>,
+    /// Since when `oldest` has been the oldest object that waits for the store.
+    pub(super) waits: watch::Sender<Option<Instant>>,
+    pub(super) oldest: Option<WalSeq>,
+    pub(super) give_up: Arc<Notify>,
 }
 
 impl Led {
@@ -52,7 +56,15 @@ impl Led {
         self.index.drop_unpublished();
         self.feed.end();
         self.feeding = None;
+        self.note_oldest(None);
         self.ends.send_replace(Some(ending));
+    }
+
+    fn note_oldest(&mut self, oldest: Option<WalSeq>) {
+        if self.oldest != oldest {
+            self.oldest = oldest;
+            self.waits.send_replace(oldest.map(|_| Instant::now()));
+        }
     }
 }
 
@@ -118,6 +130,7 @@ impl Leader {
             tokio::select! {
                 synced = changed(&mut progress) => self.core.journal_moved(self.begun.elapsed(), synced),
                 Some(step) = self.uploads.next(), if !self.uploads.is_empty() => self.step_done(step),
+                () = self.led.give_up.notified() => self.core.give_all_up(),
                 () = sleep_until(self.core.flush_at().map(|at| self.begun + at)) => {}
                 command = commands.recv(), if open && self.core.takes_commands() => {
                     if takes_appends {
@@ -135,6 +148,7 @@ impl Leader {
             }
             self.core.freeze_due(self.begun.elapsed(), !open || !self.flushes.is_empty());
             self.act();
+            self.led.note_oldest(self.core.oldest_frozen());
         }
         self.led.end(self.core.ended().map_or(Ending::Stopped, Ending::from));
         queue.close();

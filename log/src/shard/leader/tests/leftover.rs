@@ -9,6 +9,7 @@ use crate::format::manifest::EpochEntry;
 use crate::journal::{Frame, FrameNumber, JournalEntry};
 use crate::model::{LeaderEpoch, Nonce};
 use crate::shard::RECOVERED_HEADER;
+use crate::shard::leader::Ending;
 use crate::shard::leader::leftover::{Fate, Leftover, Sent};
 use crate::store::Operation;
 use crate::testing::{Moment, Target};
@@ -131,6 +132,31 @@ async fn a_fenced_leader_appends_its_leftovers_when_it_leads_again() {
     drop(first.shard);
     drop(first.journal);
     again.close().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_gives_up_waits_for_no_store_and_leaves_what_the_journal_has() {
+    let (bucket, dir) = (bucket().await, tempfile::tempdir().unwrap());
+    let first = Node::restart(&bucket.flaky, dir.path(), 1).await;
+    assert_eq!(first.shard.stalled_for(), std::time::Duration::ZERO);
+    let hold = bucket.faulty.hold(Operation::Create, Moment::Request);
+    first.append(local(unit(0, &["a"]))).await.unwrap();
+    let sent = first.enqueue(unit(0, &["sent"])).await;
+    hold.arrived(1).await;
+    while first.shard.stalled_for().is_zero() {
+        tokio::task::yield_now().await;
+    }
+    first.shard.give_up();
+    assert_eq!(first.shard.ended().await, Ending::Died);
+    assert!(matches!(sent.acknowledged().await, Err(AppendError::NoLeader { .. })));
+    assert_eq!(first.shard.stalled_for(), std::time::Duration::ZERO);
+    assert!(first.journal.as_ref().is_some_and(|journal| journal.has_leftovers(SHARD)));
+    hold.release();
+    Node::open(&bucket.store, 2).await.append(unit(0, &["other"])).await.unwrap();
+    let again = first.lead_again(&bucket.store, 3).await;
+    again.shard.flush().await;
+    let found = bucket.values().await;
+    assert_eq!(found.iter().filter(|value| *value == "a").count(), 1, "{found:?}");
 }
 
 #[tokio::test]

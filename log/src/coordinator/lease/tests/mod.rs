@@ -1,5 +1,7 @@
 //! One node's machine, told by hand what happens around it.
 
+mod giving;
+
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -8,7 +10,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::limits::{
     ACQUIRE_WAIT_MAX, BEAT_INTERVAL, HANDOVERS_MAX, LEAD_BACKOFF_MAX, LEASE_TTL, MOVE_AFTER, PROBE_PAUSE,
-    TAKEOVERS_MAX,
+    TAKEOVERS_MAX, TAKING_OVER_PAUSE,
 };
 use crate::model::NodeId;
 
@@ -86,7 +88,10 @@ impl World {
 
     /// Makes the node leader of a shard.
     fn lead(&mut self, shard: ShardId, number: u32) {
-        assert_eq!(self.tell(Event::Lead { shard }).first(), Some(&Action::TakeOver { shard }));
+        assert_eq!(
+            self.tell(Event::Lead { shard, ended: LeaderEpoch::ZERO }).first(),
+            Some(&Action::TakeOver { shard })
+        );
         self.tell(Event::Began { shard, epoch: epoch(number) });
         self.held.insert(shard, self.leases.me().lease(epoch(number)));
         self.beat();
@@ -113,6 +118,10 @@ fn acquires(actions: &[Action]) -> Option<Option<Incarnation>> {
         Action::Acquire { instead_of, .. } => Some(*instead_of),
         _ => None,
     })
+}
+
+fn gives(to: u128) -> Action {
+    Action::HandOver { shard: S, epoch: epoch(5), to: Some(node(to)), stopped: false }
 }
 
 fn probes(actions: &[Action]) -> Vec<u128> {
@@ -147,7 +156,7 @@ fn a_node_that_is_not_ready_tries_nothing_and_no_other_waits_for_it() {
     world.tell(Event::Ready(false));
     world.tell(Event::NeverLed { shard: S });
     assert_eq!(world.pass(10 * LEASE_TTL), []);
-    assert_eq!(world.tell(Event::Lead { shard: S }), []);
+    assert_eq!(world.tell(Event::Lead { shard: S, ended: LeaderEpoch::ZERO }), []);
     let mut other = World::new(order[1], &[order[0]]);
     other.nodes[0].ready = false;
     other.beat();
@@ -330,7 +339,7 @@ fn a_leader_that_was_superseded_and_does_not_know_it_looks_at_the_store() {
     let mut world = World::new(order[0], &[order[1]]);
     world.lead(S, 5);
     world.held.insert(S, node(order[1]).lease(epoch(6)));
-    assert_eq!(world.beat(), [Action::Doubt { shard: S }]);
+    assert_eq!(world.beat(), [Action::Doubt { shard: S, epoch: epoch(5) }]);
     assert!(!world.is_idle(), "only the store ends it");
     let actions = world.tell(Event::Ended { shard: S, superseded: true });
     assert!(actions.contains(&Action::Release { shard: S }));
@@ -388,122 +397,6 @@ fn a_lease_that_came_with_a_lost_answer_is_used_or_given_back() {
 }
 
 #[test]
-fn a_shard_moves_to_a_better_node_that_stays() {
-    let order = ranking();
-    let mut world = World::new(order[1], &[]);
-    world.lead(S, 5);
-    world.nodes.push(node(order[0]));
-    world.nodes[0].ready = false;
-    assert_eq!(world.pass(4 * MOVE_AFTER), [], "no move to a node that is not ready");
-    world.nodes[0].ready = true;
-    let start = world.now;
-    let actions = world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
-    assert_eq!(actions, [Action::HandOver { shard: S, to: Some(node(order[0])) }]);
-    assert!(world.now - start >= MOVE_AFTER);
-    world.tell(Event::HandedOver { shard: S });
-    assert!(world.is_idle());
-    assert_eq!(world.leases.leader_of(S), Some(node(order[0]).lease(LeaderEpoch::ZERO)));
-}
-
-#[test]
-fn two_joiners_do_not_take_turns() {
-    let order = ranking();
-    let mut world = World::new(order[2], &[]);
-    world.lead(S, 5);
-    world.nodes.push(node(order[1]));
-    assert_eq!(world.pass(MOVE_AFTER / 2), []);
-    // The better of the two comes before the shard has moved: it moves once.
-    world.nodes.push(node(order[0]));
-    let mut actions = world.pass(MOVE_AFTER / 2 + BEAT_INTERVAL);
-    assert_eq!(actions, []);
-    actions = world.pass(MOVE_AFTER);
-    assert_eq!(actions, [Action::HandOver { shard: S, to: Some(node(order[0])) }]);
-}
-
-#[test]
-fn shards_move_one_at_a_time_and_stay_if_the_successor_does_not_answer() {
-    let order = ranking();
-    let mut world = World::with_shards(order[1], &[], 64);
-    let shards: Vec<ShardId> = (0..64).map(ShardId::new).collect();
-    shards.iter().for_each(|shard| world.lead(*shard, 5));
-    world.nodes.push(node(order[0]));
-    let actions = world.pass(4 * MOVE_AFTER);
-    let [Action::HandOver { shard, .. }] = actions[..] else { panic!("{actions:?}") };
-    let next = world.tell(Event::Kept { shard });
-    assert!(world.leases.held().len() == 64);
-    let [Action::HandOver { shard: second, .. }] = next[..] else { panic!("{next:?}") };
-    assert_ne!(second, shard, "it waits for its turn");
-    let next = world.tell(Event::HandedOver { shard: second });
-    assert!(matches!(next[..], [Action::Release { .. }, Action::HandOver { .. }]), "{next:?}");
-}
-
-#[test]
-fn leftovers_come_first() {
-    let order = ranking();
-    let mut world = World::new(order[0], &[order[1]]);
-    world.lead(S, 5);
-    world.nodes[0].leftovers.push(S);
-    let actions = world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
-    assert!(matches!(&actions[..], [Action::HandOver { to: Some(to), .. }] if to.id == node(order[1]).id));
-}
-
-#[test]
-fn a_node_that_stops_gives_everything_to_the_best_of_the_others_and_leaves() {
-    let order = ranking();
-    let mut world = World::with_shards(order[0], &order[1..3], 64);
-    (0..64).for_each(|shard| world.lead(ShardId::new(shard), 5));
-    let mut actions = world.tell(Event::Drain);
-    assert!(world.leases.me().draining);
-    let mut given = 0;
-    while given < 64 {
-        let handed: Vec<(ShardId, Option<NodeInfo>)> = actions
-            .iter()
-            .filter_map(|action| match action {
-                Action::HandOver { shard, to } => Some((*shard, to.clone())),
-                _ => None,
-            })
-            .collect();
-        assert!(!handed.is_empty() && handed.len() <= HANDOVERS_MAX && !actions.contains(&Action::Leave));
-        actions.clear();
-        for (shard, to) in handed {
-            let best = place::best(shard, world.nodes.iter()).cloned();
-            assert_eq!(to, best);
-            given += 1;
-            actions.extend(world.tell(Event::HandedOver { shard }));
-        }
-    }
-    assert_eq!(actions.iter().filter(|action| **action == Action::Leave).count(), 1);
-    assert_eq!(world.pass(10 * LEASE_TTL), []);
-}
-
-#[test]
-fn a_node_that_stops_alone_gives_to_nobody() {
-    let order = ranking();
-    let mut world = World::new(order[0], &[]);
-    world.lead(S, 5);
-    let actions = world.tell(Event::Drain);
-    assert!(actions.contains(&Action::HandOver { shard: S, to: None }), "{actions:?}");
-    assert!(world.tell(Event::HandedOver { shard: S }).contains(&Action::Leave));
-    // With a successor that does not answer it is the same.
-    let mut world = World::new(order[0], &[order[1]]);
-    world.lead(S, 5);
-    world.tell(Event::Drain);
-    let actions = world.tell(Event::Kept { shard: S });
-    assert!(actions.contains(&Action::HandOver { shard: S, to: None }), "{actions:?}");
-}
-
-#[test]
-fn a_node_that_stops_while_it_takes_over_gives_that_away_too() {
-    let order = ranking();
-    let mut world = World::new(order[0], &[order[1]]);
-    world.beat();
-    world.tell(Event::Lead { shard: S });
-    assert!(!world.tell(Event::Drain).contains(&Action::Leave));
-    let actions = world.tell(Event::Began { shard: S, epoch: epoch(6) });
-    assert!(actions.contains(&Action::HandOver { shard: S, to: Some(node(order[1])) }), "{actions:?}");
-}
-
-#[test]
 fn takeovers_under_way_are_bounded_and_the_rest_follows() {
     let order = ranking();
     let mut world = World::with_shards(order[0], &[], 64);
@@ -531,7 +424,7 @@ fn a_node_answers_for_what_it_does() {
     assert_eq!(world.leases.standing(S), Standing::Neither(None));
     world.leases.hint(S, &other);
     assert_eq!(world.leases.standing(S), Standing::Neither(Some(other)));
-    world.tell(Event::Lead { shard: S });
+    world.tell(Event::Lead { shard: S, ended: epoch(2) });
     assert_eq!(world.leases.standing(S), Standing::TakesOver(node(order[0]).lease(LeaderEpoch::ZERO)));
     world.tell(Event::Began { shard: S, epoch: epoch(3) });
     assert_eq!(world.leases.standing(S), Standing::Leads(node(order[0]).lease(epoch(3))));
@@ -553,21 +446,6 @@ fn an_older_leader_is_never_believed_again() {
 }
 
 #[test]
-fn a_late_view_does_not_bring_back_what_was_given_away() {
-    let order = ranking();
-    let mut world = World::new(order[1], &[order[0]]);
-    world.lead(S, 5);
-    world.pass(MOVE_AFTER + 2 * BEAT_INTERVAL);
-    world.tell(Event::HandedOver { shard: S });
-    // The view was asked for before; then Redis is wiped, and the successor is not back yet.
-    world.beat();
-    world.held.clear();
-    world.nodes.clear();
-    let actions = world.pass(LEASE_TTL + BEAT_INTERVAL);
-    assert_eq!((acquires(&actions), probes(&actions)), (None, vec![order[0]]));
-}
-
-#[test]
 fn two_that_send_to_each_other_are_asked_once() {
     let order = ranking();
     let mut world = World::new(order[0], &order[1..3]);
@@ -585,14 +463,52 @@ fn two_that_send_to_each_other_are_asked_once() {
 }
 
 #[test]
-fn a_leader_that_is_given_its_own_shard_was_superseded_and_leads_anew() {
+fn a_leader_is_told_once_to_look_whether_it_is_one() {
     let order = ranking();
     let mut world = World::new(order[0], &[order[1]]);
     world.lead(S, 5);
-    assert_eq!(world.tell(Event::Lead { shard: S }), [], "the message is late");
-    world.pass(LEASE_TTL);
-    assert_eq!(world.tell(Event::Lead { shard: S }), [Action::Doubt { shard: S }]);
-    assert_eq!(world.tell(Event::Ended { shard: S, superseded: true }), [Action::TakeOver { shard: S }]);
+    world.held.insert(S, node(order[1]).lease(epoch(6)));
+    assert_eq!(world.beat(), [Action::Doubt { shard: S, epoch: epoch(5) }]);
+    assert_eq!(world.pass(10 * LEASE_TTL), []);
+    world.tell(Event::Ended { shard: S, superseded: true });
+    world.tell(Event::Lead { shard: S, ended: epoch(6) });
     world.tell(Event::Began { shard: S, epoch: epoch(7) });
-    assert!(world.tell(Event::Ended { shard: S, superseded: true }).contains(&Action::Release { shard: S }));
+    world.held.insert(S, node(order[1]).lease(epoch(8)));
+    assert_eq!(world.beat(), [Action::Doubt { shard: S, epoch: epoch(7) }]);
+}
+
+#[test]
+fn without_views_the_successor_of_a_leader_that_stopped_is_asked() {
+    let order = ranking();
+    let unsighted = || {
+        let mut world = World::new(order[2], &order[..2]);
+        world.held.insert(S, node(order[0]).lease(epoch(4)));
+        world.beat();
+        assert_eq!(world.tell(Event::BeatFailed), []);
+        assert_eq!(probes(&world.tell(Event::FollowBroken { shard: S })), [order[0]]);
+        world
+    };
+    let (taker, leader) = (node(order[1]).lease(LeaderEpoch::ZERO), node(order[1]).lease(epoch(5)));
+    // It names the successor, which is asked until it leads.
+    let mut world = unsighted();
+    let named = Probe::Answered(Standing::Neither(Some(taker.clone())));
+    assert_eq!(probes(&world.answer(order[0], named)), [order[1]]);
+    assert_eq!(world.answer(order[1], Probe::Answered(Standing::TakesOver(taker))), []);
+    world.now += TAKING_OVER_PAUSE;
+    assert_eq!(probes(&world.tell(Event::Tick)), [order[1]]);
+    assert_eq!(world.answer(order[1], Probe::Answered(Standing::Leads(leader.clone()))), []);
+    assert_eq!(world.leases.leader_of(S), Some(leader.clone()));
+    assert_eq!(world.tell(Event::BeatFailed), []);
+    // Its process is gone: the best of the last view may lead.
+    let mut world = unsighted();
+    world.answer(order[0], Probe::Refused);
+    world.now += 2 * PROBE_PAUSE;
+    assert_eq!(probes(&world.tell(Event::Tick)), [order[0]]);
+    assert_eq!(probes(&world.answer(order[0], Probe::Refused)), [order[1]]);
+    assert_eq!(world.answer(order[1], Probe::Answered(Standing::Neither(None))), []);
+    // Not yet: it is asked again.
+    world.now += BEAT_INTERVAL;
+    assert_eq!(probes(&world.tell(Event::BeatFailed)), [order[1]]);
+    world.answer(order[1], Probe::Answered(Standing::Leads(leader.clone())));
+    assert_eq!(world.leases.leader_of(S), Some(leader));
 }
