@@ -47,7 +47,7 @@ impl Log {
     }
 
     /// Whether this begins with everything that was seen before, at the same places.
-    fn begins_with(&self, seen: &Self) -> bool {
+    pub(crate) fn begins_with(&self, seen: &Self) -> bool {
         seen.0.iter().all(|(partition, values)| {
             self.0.get(partition).is_some_and(|all| all.get(..values.len()) == Some(values.as_slice()))
         })
@@ -86,7 +86,7 @@ pub(crate) struct Verdict {
     lost: u64,
     /// Records that are there more often than they were sent.
     repeated: u64,
-    /// Acknowledged records behind a later one of the same writer.
+    /// Acknowledged records behind a later one of the same writer in their partition.
     reordered: u64,
     /// Refused records that are there all the same.
     undead: u64,
@@ -120,8 +120,9 @@ impl Verdict {
                     self.acknowledged += records;
                     self.lost += missing(sent, *partition, offsets, found);
                     self.reordered += u64::from(offsets.windows(2).any(|pair| pair[0] >= pair[1]));
-                    self.reordered += u64::from(last.is_some_and(|last| last >= offsets[0]));
-                    last = offsets.last().copied();
+                    let behind = |(on, last): (u64, u64)| on == *partition && last >= offsets[0];
+                    self.reordered += u64::from(last.is_some_and(behind));
+                    last = offsets.last().map(|last| (*partition, *last));
                 }
                 Fate::Refused => {
                     self.refused += 1;
