@@ -89,11 +89,11 @@ async fn a_lease_that_was_wiped_is_made_again_by_the_next_beat() {
 async fn what_is_not_renewed_expires_by_the_clock_of_redis() {
     let redis = Redis::start().await;
     let coordinator = connect(&redis).await;
+    let start = tokio::time::Instant::now();
     view(&coordinator, 1, &held(5)).await;
     // As if it had been written by a server whose clock ran ahead.
     let far = format!("99999999999999 {}", "x");
     redis.query::<()>(cmd("HSET").arg(key("leases")).arg(7).arg(far)).await;
-    let start = tokio::time::Instant::now();
     let left = eventually("the lease expires", || async {
         let seen = view(&coordinator, 2, &[]).await;
         assert!(!seen.leases.contains_key(&ShardId::new(7)));

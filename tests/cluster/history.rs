@@ -47,7 +47,7 @@ impl Log {
     }
 
     /// The first place that both have and at which they differ: partition, offset, and what each has there.
-    fn contradiction<'a>(&'a self, other: &'a Self) -> Option<(u64, usize, &'a Value, &'a Value)> {
+    pub(crate) fn contradiction<'a>(&'a self, other: &'a Self) -> Option<(u64, usize, &'a Value, &'a Value)> {
         self.0.iter().find_map(|(partition, ours)| {
             let both = ours.iter().zip(other.0.get(partition)?).enumerate();
             both.map(|(offset, (one, other))| (*partition, offset, one, other))
@@ -56,11 +56,11 @@ impl Log {
     }
 
     /// Whether this reaches at least as far everywhere.
-    fn reaches(&self, ends: &BTreeMap<u64, u64>) -> bool {
+    pub(crate) fn reaches(&self, ends: &BTreeMap<u64, u64>) -> bool {
         ends.iter().all(|(partition, end)| self.0.get(partition).map_or(0, Vec::len) as u64 >= *end)
     }
 
-    fn ends(&self) -> BTreeMap<u64, u64> {
+    pub(crate) fn ends(&self) -> BTreeMap<u64, u64> {
         self.0.iter().map(|(partition, values)| (*partition, values.len() as u64)).collect()
     }
 
@@ -97,7 +97,7 @@ pub(crate) struct Verdict {
     lost: u64,
     /// Records that are there more often than they were sent.
     repeated: u64,
-    /// Acknowledged records behind a later one of the same writer.
+    /// Acknowledged records behind a later one of the same writer in their partition.
     reordered: u64,
     /// Refused records that are there all the same.
     undead: u64,
@@ -131,8 +131,9 @@ impl Verdict {
                     self.acknowledged += records;
                     self.lost += missing(sent, *partition, offsets, found);
                     self.reordered += u64::from(offsets.windows(2).any(|pair| pair[0] >= pair[1]));
-                    self.reordered += u64::from(last.is_some_and(|last| last >= offsets[0]));
-                    last = offsets.last().copied();
+                    let behind = |(on, last): (u64, u64)| on == *partition && last >= offsets[0];
+                    self.reordered += u64::from(last.is_some_and(behind));
+                    last = offsets.last().map(|last| (*partition, *last));
                 }
                 Fate::Refused => {
                     self.refused += 1;

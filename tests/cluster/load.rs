@@ -10,12 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::{Answer, Client, eventually, in_time};
-use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// Most records of a request.
 const LINES_MAX: u64 = 4;
@@ -23,8 +21,6 @@ const LINES_MAX: u64 = 4;
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 /// Pause after a request that was not acknowledged.
 const PAUSE: Duration = Duration::from_millis(20);
-/// From how long a silence on is told where it ends, so that it can be seen beside what failed then.
-const SILENCE_TOLD: Duration = Duration::from_secs(5);
 
 /// By what a writer's requests are told from each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,14 +72,6 @@ struct Control {
     /// Whether requests are not sent again any more.
     give_up: AtomicBool,
     acknowledged: Vec<AtomicU64>,
-    silence: Mutex<Silence>,
-}
-
-/// The longest time in which nothing was acknowledged to anybody.
-#[derive(Debug)]
-struct Silence {
-    last: Instant,
-    longest: Duration,
 }
 
 /// One writer.
@@ -195,13 +183,6 @@ fn receipt(receipt: &Value, records: &Range<u64>) -> Fate {
 impl Control {
     fn acknowledged(&self, writer: usize) {
         self.acknowledged[writer].fetch_add(1, Ordering::Relaxed);
-        let silence = &mut *self.silence.lock();
-        let lasted = silence.last.elapsed();
-        if lasted > SILENCE_TOLD {
-            eprintln!("load: nothing was acknowledged for {lasted:?} until now");
-        }
-        silence.longest = silence.longest.max(lasted);
-        silence.last = Instant::now();
     }
 }
 
@@ -225,7 +206,6 @@ impl Load {
             finish: AtomicBool::new(false),
             give_up: AtomicBool::new(false),
             acknowledged: writers.iter().map(|_| AtomicU64::new(0)).collect(),
-            silence: Mutex::new(Silence { last: Instant::now(), longest: Duration::ZERO }),
         });
         let writers = writers.into_iter().map(|writer| writer.run(Arc::clone(&control))).collect();
         Self { control, writers }
@@ -245,14 +225,6 @@ impl Load {
             async move { done.then_some(()) }
         })
         .await;
-    }
-
-    /// The longest time so far in which nothing was acknowledged to anybody, and begins anew.
-    pub(crate) fn take_longest_silence(&self) -> Duration {
-        let silence = &mut *self.control.silence.lock();
-        let longest = silence.longest.max(silence.last.elapsed());
-        silence.longest = Duration::ZERO;
-        longest
     }
 
     /// Ends the writers, each once it knows the fate of its last request.

@@ -13,11 +13,8 @@ const NODES: usize = 3;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_acknowledged_survives_the_loss_of_all_nodes_all_disks_and_redis() {
     let _turn = turn().await;
-    let store = match SharedStore::named() {
-        Some(store) => store,
-        None => SharedStore::in_process().await,
-    };
-    let mut cluster = Cluster::start(store, ClusterOptions::new(NODES, &["--flush-linger", "50ms"])).await;
+    let options = ClusterOptions::new(NODES, &["--flush-linger", "50ms"]);
+    let mut cluster = Cluster::start(SharedStore::real().await, options).await;
     cluster.node(0).create_topic("load", json!({"partitions": 8})).await;
     let mut load = Load::start(&cluster.clients(), "load", &mixed(4));
     load.each_acknowledged(20).await;

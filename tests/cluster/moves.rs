@@ -39,7 +39,8 @@ async fn another_node_takes_over_from_a_killed_leader_and_nothing_is_lost() {
     load.each_acknowledged(2).await;
     let mut times = Vec::new();
     for round in 0..if is_full() { ROUNDS_FULL } else { ROUNDS } {
-        let leader = cluster.leader(round % 3, "probe", 0).await;
+        let before = cluster.agreed_leaderships("probe").await[0];
+        let leader = before.node.expect("somebody leads");
         let other = (leader + 1) % 3;
         let killed = Instant::now();
         cluster.kill9(leader).await;
@@ -50,6 +51,10 @@ async fn another_node_takes_over_from_a_killed_leader_and_nothing_is_lost() {
         };
         eventually("another node takes over", accepted).await;
         times.push(killed.elapsed());
+        // The epoch of a leader is known a moment after its name.
+        let began =
+            async || (cluster.leaderships(other, "probe").await[0].epoch > before.epoch).then_some(());
+        eventually("a later epoch began", began).await;
         cluster.restart(leader).await;
         load.each_acknowledged(2).await;
     }
@@ -70,7 +75,7 @@ async fn another_node_takes_over_from_a_killed_leader_and_nothing_is_lost() {
 /// Probes that are on their way one beside the other, so that each pause is felt by those sent in it.
 struct Probes {
     finish: Arc<AtomicBool>,
-    sending: tokio::task::JoinHandle<Vec<Option<Duration>>>,
+    sending: tokio::task::JoinHandle<Vec<Result<Duration, String>>>,
 }
 
 impl Probes {
@@ -81,7 +86,7 @@ impl Probes {
     }
 
     /// Sends to one partition after the other.
-    async fn send(node: Client, finish: Arc<AtomicBool>) -> Vec<Option<Duration>> {
+    async fn send(node: Client, finish: Arc<AtomicBool>) -> Vec<Result<Duration, String>> {
         let mut calls = JoinSet::new();
         for number in 0.. {
             if finish.load(Ordering::Relaxed) {
@@ -91,21 +96,24 @@ impl Probes {
             let call = node.post(&path).body(number.to_string());
             calls.spawn(async move {
                 let start = Instant::now();
-                let answer = call.try_send().await.ok().filter(|answer| answer.status == 201);
-                answer.map(|_| start.elapsed())
+                match call.try_send().await {
+                    Ok(answer) if answer.status == 201 => Ok(start.elapsed()),
+                    Ok(answer) => Err(format!("after {:?}: {}", start.elapsed(), answer.text())),
+                    Err(error) => Err(format!("after {:?}: {error:?}", start.elapsed())),
+                }
             });
             tokio::time::sleep(PROBE).await;
         }
         calls.join_all().await
     }
 
-    /// Ends them, and says how long they took.
+    /// Ends them, checks that each was acknowledged, and says how long they took.
     async fn figures(self) -> String {
         self.finish.store(true, Ordering::Relaxed);
-        let times = in_time("the probes end", self.sending).await.expect("no panic");
-        let count = times.len();
-        let answered: Vec<Duration> = times.into_iter().flatten().collect();
-        format!("{} of {count} probes failed, {}", count - answered.len(), percentiles(answered))
+        let probes = in_time("the probes end", self.sending).await.expect("no panic");
+        let failed: Vec<&String> = probes.iter().filter_map(|probe| probe.as_ref().err()).collect();
+        assert!(failed.is_empty(), "{} of {} probes failed: {failed:?}", failed.len(), probes.len());
+        percentiles(probes.into_iter().flatten().collect())
     }
 }
 
@@ -131,12 +139,12 @@ async fn leaderships_move_to_a_node_that_joins_and_away_from_one_that_leaves() {
     let joined = cluster.launch().await;
     cluster.node_mut(joined).wait_ready().await;
     let leads = async |node: usize| {
-        let leaders = cluster.leaders(0, "probe").await;
-        leaders.iter().filter(|leader| **leader == Some(node)).count()
+        let leaderships = cluster.leaderships(0, "probe").await;
+        leaderships.iter().filter(|one| one.node == Some(node)).count()
     };
     eventually("the new node leads", async || (leads(joined).await > 0).then_some(())).await;
     cluster.settled("probe").await;
-    let moved = cluster.leaders(0, "probe").await.iter().filter(|leader| **leader == Some(joined)).count();
+    let moved = leads(joined).await;
     eprintln!("a node joined and took {moved} of {SHARDS} shards: {}", probes.figures().await);
 
     let probes = Probes::start(nodes[0].clone());

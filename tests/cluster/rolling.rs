@@ -62,11 +62,8 @@ async fn produce(producer: usize, url: String, finish: Arc<AtomicBool>) -> Produ
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_behind_a_balancer_goes_unnoticed_by_a_browser_and_by_producers() {
     let _turn = turn().await;
-    let mut cluster = Cluster::start(
-        SharedStore::in_process().await,
-        ClusterOptions::new(NODES, &["--flush-linger", "50ms"]),
-    )
-    .await;
+    let options = ClusterOptions::new(NODES, &["--flush-linger", "50ms"]);
+    let mut cluster = Cluster::start(SharedStore::real().await, options).await;
     cluster.node(0).create_topic("ticks", json!({"partitions": 3})).await;
     let balancer = Balancer::start((0..NODES).map(|node| cluster.node(node).address().to_owned())).await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/browser.mjs");

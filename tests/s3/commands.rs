@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use harness::{Options, S3Faults, S3Server, SeaweedFs, Server, in_time, server_binary};
+use harness::{Options, Redis, S3Faults, S3Server, SeaweedFs, Server, forebay as command, in_time};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
 
 type Variables = [(&'static str, &'static str); 2];
 
@@ -33,9 +32,10 @@ impl Said {
 }
 
 async fn forebay(args: &[&str], data_dir: &Path, variables: &[(&str, &str)]) -> Said {
-    let mut command = Command::new(server_binary());
-    command.args(args).arg("--data-dir").arg(data_dir).envs(variables.iter().copied()).stdin(Stdio::null());
-    let output = in_time("the command ends", command.kill_on_drop(true).output()).await;
+    let mut command = command();
+    command.args(args).arg("--data-dir").arg(data_dir).envs(variables.iter().copied());
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = in_time("the command ends", command.output()).await;
     let output = output.expect("the command can be started");
     let text = String::from_utf8(output.stdout).expect("its output is text");
     eprintln!("forebay {args:?}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -94,6 +94,32 @@ async fn a_doctor_needs_no_store_to_look_at_a_folder() {
 }
 
 #[tokio::test]
+async fn a_doctor_tells_a_redis_that_serves_a_cluster_from_one_that_cannot() {
+    let (s3, folder) = (S3Server::start().await, TempDir::new().expect("it can be made"));
+    let looks = async |redis: &Redis| {
+        let store = ["doctor", "--format=json", "--store=s3://bucket/team/events", "--s3-endpoint", s3.url()];
+        let (url, mut args) = (redis.url(), store.to_vec());
+        args.extend(["--redis", &url]);
+        forebay(&args, folder.path(), &S3Server::variables()).await
+    };
+    let redis = Redis::start().await;
+    let said = looks(&redis).await;
+    for name in ["redis", "redis.role", "redis.memory", "redis.persistence", "redis.clock"] {
+        assert_eq!(said.status(name), "ok", "{name}");
+    }
+    assert!(said.good && said.checks("redis.cluster").is_empty());
+
+    let mut redis = Redis::start_with(&["--appendonly", "no", "--cluster-enabled", "yes"]).await;
+    let said = looks(&redis).await;
+    assert!(!said.good);
+    assert_eq!((said.status("redis"), said.status("redis.cluster")), ("ok".to_owned(), "fail".to_owned()));
+    redis.kill9().await;
+    let said = looks(&redis).await;
+    assert!(!said.good);
+    assert_eq!(said.status("redis"), "fail");
+}
+
+#[tokio::test]
 async fn a_bucket_is_made_once_and_then_only_looked_at() {
     let s3 = S3Server::start().await;
     let init =
@@ -104,13 +130,28 @@ async fn a_bucket_is_made_once_and_then_only_looked_at() {
     let made = init(&["--s3-region=eu-north-1"]).await;
     assert!(made.good && made.text.contains("made fresh in eu-north-1"));
     assert_eq!(s3.rules("fresh"), ["forebay-abort-unfinished-uploads"]);
+    assert!(s3.blocks_public_access("fresh"));
+    assert_eq!(s3.encryption("fresh"), ["AES256"]);
     // This server knows nothing of versions.
     assert_eq!(made.text.matches("warn").count(), 1);
     let again = init(&[]).await;
     assert!(again.good && !again.text.contains("now"), "something was changed again");
     assert_eq!(s3.rules("fresh").len(), 1);
-    let node = doctor(s3.url(), Path::new("/nonexistent"), &S3Server::variables()).await;
-    assert!(!node.checks("store").is_empty());
+}
+
+#[tokio::test]
+async fn keys_of_the_operators_stay_and_versions_that_are_kept_are_a_warning() {
+    let s3 = S3Server::start().await;
+    let init = async || bucket_init(s3.url(), "s3://bucket/team/events", &[], &S3Server::variables()).await;
+    s3.encrypt(S3Server::BUCKET, "aws:kms");
+    s3.keep_versions(S3Server::BUCKET, false);
+    let said = init().await;
+    assert!(said.good && !said.text.contains("warn"));
+    assert_eq!(s3.encryption(S3Server::BUCKET), ["aws:kms"]);
+    s3.keep_versions(S3Server::BUCKET, true);
+    let said = init().await;
+    let warned = said.text.lines().find(|line| line.starts_with("warn")).expect("a warning");
+    assert!(said.good && warned.contains("versioning") && warned.contains("stays and costs"), "{warned}");
 }
 
 #[tokio::test]

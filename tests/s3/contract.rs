@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use forebay_log::store::{Path, ProbeError, Property, S3Keys, S3Options, Store, StoreUrl};
 use forebay_log::testing::contract::{create_only_contract, reads_contract, register_contract};
-use harness::{S3Faults as Faults, S3Server, SeaweedFs};
+use harness::{S3Faults as Faults, S3Server, SharedStore};
 use object_store::prefix::PrefixStore;
-use rand::rngs::{OsRng, StdRng};
-use rand::{SeedableRng as _, TryRngCore as _};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 /// Faults of a bad day.
 fn faults() -> Faults {
     Faults { conflict: 0.05, unavailable: 0.05, reset: 0.05, ..Faults::default() }
 }
 
-fn reached_at(url: &str, id: &str, secret: &str) -> S3Options {
-    let endpoint = Some(url.parse().expect("it is an endpoint"));
-    let keys = Some(S3Keys { id: id.to_owned(), secret: secret.to_owned() });
-    S3Options { endpoint, keys, ..S3Options::default() }
+/// The keys of servers that tests start.
+fn our_keys() -> S3Keys {
+    S3Keys { id: S3Server::KEY_ID.to_owned(), secret: S3Server::SECRET.to_owned() }
 }
 
 fn options(server: &S3Server) -> S3Options {
-    reached_at(server.url(), S3Server::KEY_ID, S3Server::SECRET)
+    let endpoint = Some(server.url().parse().expect("it is an endpoint"));
+    S3Options { endpoint, keys: Some(our_keys()), ..S3Options::default() }
 }
 
 async fn open(bucket: &str, options: &S3Options) -> Store {
@@ -93,7 +93,8 @@ async fn a_server_that_ignores_conditions_is_refused() {
 #[tokio::test]
 async fn a_bucket_that_is_not_there_and_keys_that_are_wrong_are_told_at_once() {
     let server = S3Server::start().await;
-    let wrong = reached_at(server.url(), S3Server::KEY_ID, "wrong");
+    let keys = Some(S3Keys { secret: "wrong".to_owned(), ..our_keys() });
+    let wrong = S3Options { keys, ..options(&server) };
     for (bucket, options, said) in
         [("another", options(&server), "NoSuchBucket"), (S3Server::BUCKET, wrong, "SignatureDoesNotMatch")]
     {
@@ -105,27 +106,14 @@ async fn a_bucket_that_is_not_there_and_keys_that_are_wrong_are_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seaweedfs_keeps_the_contracts() {
-    let server = SeaweedFs::start().await;
-    let options = reached_at(&server.url(), SeaweedFs::KEY_ID, SeaweedFs::SECRET);
-    let store = open(SeaweedFs::BUCKET, &options).await;
-    keeps_all_contracts(&store, &open(SeaweedFs::BUCKET, &options).await).await;
-    passes_the_probe(&store).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_of_the_environment_keeps_the_contracts() {
-    let Ok(endpoint) = std::env::var("FOREBAY_TEST_S3_ENDPOINT") else {
-        eprintln!("FOREBAY_TEST_S3_ENDPOINT is not set: nothing is tested");
-        return;
-    };
-    let bucket = std::env::var("FOREBAY_TEST_S3_BUCKET").expect("FOREBAY_TEST_S3_BUCKET names the bucket");
-    let endpoint = Some(endpoint.parse().expect("FOREBAY_TEST_S3_ENDPOINT is an endpoint"));
-    let options = S3Options { endpoint, ..S3Options::default() };
-    let unique = OsRng.try_next_u64().expect("the system gives randomness");
-    let prefix = format!("forebay-test/{unique:016x}");
+async fn a_real_server_keeps_the_contracts() {
+    let place = SharedStore::real().await;
+    let endpoint = Some(place.endpoint().parse().expect("it is an endpoint"));
+    // Those of a server that the environment names are in the environment too.
+    let keys = (!matches!(place, SharedStore::Named { .. })).then(our_keys);
+    let options = S3Options { endpoint, keys, path_style: place.path_style(), region: None };
     let below_prefix = async || {
-        let objects = PrefixStore::new(open(&bucket, &options).await.objects(), prefix.as_str());
+        let objects = PrefixStore::new(open(place.bucket(), &options).await.objects(), place.prefix());
         Store::with_objects(Arc::new(objects), false)
     };
     let store = below_prefix().await;

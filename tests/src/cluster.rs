@@ -4,16 +4,18 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::ports::free_port;
-use crate::{Client, Links, Options, Redis, Server, SharedStore, eventually};
+use crate::{Client, Links, Redis, Server, SharedStore, eventually};
 
 /// What the gateways know each other by.
 const SECRET: &str = "known-to-the-nodes-of-tests";
 /// Longer than a gateway has to be ready before leaderships are moved to it, and than such a move takes.
 const SETTLED: Duration = Duration::from_secs(8);
-const SETTLED_MAX: Duration = Duration::from_secs(90);
+/// Longest wait for that. Long, because it only decides when a failure is reported.
+const SETTLED_MAX: Duration = Duration::from_secs(600);
 
 /// How to start a cluster.
 #[derive(Debug, Clone)]
@@ -31,6 +33,15 @@ impl ClusterOptions {
     pub fn new(nodes: usize, args: &[&str]) -> Self {
         Self { nodes, args: args.iter().map(OsString::from).collect(), linked: false }
     }
+}
+
+/// Who leads a partition, and in which epoch, as some gateway says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader, if one is known that runs.
+    pub node: Option<usize>,
+    /// Its epoch; 0 without a leader.
+    pub epoch: u64,
 }
 
 /// A running cluster; all its processes and their data are gone when it is dropped.
@@ -58,18 +69,18 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more gateway, and answers its index.
+    /// Starts one more gateway, which need not be ready yet, and answers its index.
     pub async fn launch(&mut self) -> usize {
         let (node, port) = (self.nodes.len(), free_port());
-        let mut args = self.store.args();
+        let mut options = self.store.options(&[]);
+        let args = &mut options.args;
         args.extend(["--redis", &self.redis.url(), "--cluster-secret", SECRET].map(OsString::from));
         args.extend(["--cluster-listen".into(), format!("127.0.0.1:{port}").into()]);
         if let Some(links) = &mut self.links {
             args.extend(["--advertise".into(), links.add(port).into()]);
         }
         args.extend_from_slice(&self.args);
-        let listen = format!("127.0.0.1:{}", free_port());
-        let server = Server::launch(Options { args }, &self.store.variables(), &listen).await;
+        let server = Server::launch(options, self.store.variables());
         self.open_door(node, server.pid()).await;
         self.nodes.push(server);
         node
@@ -167,16 +178,18 @@ impl Cluster {
         }
     }
 
-    /// Waits until nobody has begun or ended leading a partition of a topic for so long that no planned move is due.
+    /// Waits until nobody has begun or ended leading a partition of a topic for so long that no planned move is due. One
+    /// that did not come off may still be tried again later, so what a move would disturb is to be done again if
+    /// [`leaderships`](Self::leaderships) say that there was one.
     ///
     /// # Panics
     /// They take turns all the time.
     pub async fn settled(&self, topic: &str) {
-        let mut last = self.leaders(0, topic).await;
+        let mut last = self.leaderships(0, topic).await;
         let (start, mut since) = (Instant::now(), Instant::now());
         while since.elapsed() < SETTLED {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let now = self.leaders(0, topic).await;
+            let now = self.leaderships(0, topic).await;
             if now != last {
                 (last, since) = (now, Instant::now());
             }
@@ -188,17 +201,44 @@ impl Cluster {
     }
 
     /// Who leads each partition of a topic, as this gateway says.
-    pub async fn leaders(&self, asked: usize, topic: &str) -> Vec<Option<usize>> {
+    ///
+    /// # Panics
+    /// It does not say.
+    pub async fn leaderships(&self, asked: usize, topic: &str) -> Vec<Leadership> {
+        self.try_leaderships(&self.nodes[asked], topic).await.expect("the gateway knows the topic")
+    }
+
+    /// Who leads each partition of a topic, as a gateway says; nothing if it does not say.
+    pub async fn try_leaderships(&self, asked: &Client, topic: &str) -> Option<Vec<Leadership>> {
         let ids: Vec<String> = self.nodes.iter().map(Server::node_id).collect();
-        let answer =
-            self.nodes[asked].get(&format!("/v1/topics/{topic}/partitions")).await.expect(200).json();
-        let partitions = answer["partitions"].as_array().expect("a list");
-        partitions.iter().map(|one| ids.iter().position(|id| one["leader"] == *id)).collect()
+        let answer = asked.get(&format!("/v1/topics/{topic}/partitions")).try_send().await.ok()?;
+        let answer = (answer.status == 200).then(|| answer.json())?;
+        let partitions = answer["partitions"].as_array().expect("a list").iter();
+        let leadership = |one: &Value| Leadership {
+            node: ids.iter().position(|id| one["leader"] == *id),
+            epoch: one["leader_epoch"].as_u64().unwrap_or_default(),
+        };
+        Some(partitions.map(leadership).collect())
+    }
+
+    /// Waits until all gateways say the same of who leads each partition of a topic, and that somebody does; all have to
+    /// run.
+    pub async fn agreed_leaderships(&self, topic: &str) -> Vec<Leadership> {
+        eventually("all gateways agree on who leads", async || {
+            let first = self.leaderships(0, topic).await;
+            for asked in 1..self.nodes.len() {
+                if self.leaderships(asked, topic).await != first {
+                    return None;
+                }
+            }
+            first.iter().all(|one| one.node.is_some()).then_some(first)
+        })
+        .await
     }
 
     /// Waits until a partition has a leader, as this gateway says, and answers which.
     pub async fn leader(&self, asked: usize, topic: &str, partition: usize) -> usize {
-        let look = || async move { self.leaders(asked, topic).await[partition] };
+        let look = || async move { self.leaderships(asked, topic).await[partition].node };
         eventually("the partition has a leader", look).await
     }
 }

@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod links;
 mod ports;
+mod process;
 mod proxy;
 pub mod raw;
 mod redis;
@@ -24,20 +25,20 @@ use std::time::Duration;
 
 pub use balancer::Balancer;
 pub use client::{Answer, Call, Client};
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, Leadership};
 pub use links::{LinkFault, Links};
 pub use proxy::CuttingProxy;
 pub use redis::Redis;
 pub use s3_server::{S3Faults, S3Server};
 pub use seaweed::SeaweedFs;
-pub use server::{Options, Server, server_binary};
+pub use server::{Options, Server, forebay};
 pub use shared_store::SharedStore;
 pub use sse::{Event, EventParser, EventStream};
 pub use subscriber::Subscriber;
 
 /// Longest that any test waits for something that should happen soon. Long, because it decides nothing but when
-/// a failure is reported.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// a failure is reported, and machines may be slow: locks of SeaweedFS alone wait in steps of seconds.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Pause between two looks at a condition that cannot be awaited.
 const POLL: Duration = Duration::from_millis(5);

@@ -3,20 +3,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::eventually;
 use crate::ports::free_port;
-
-/// Bytes passed on at a time.
-const PIECE_BYTES: usize = 16 * 1024;
 
 /// What is wrong between two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +27,23 @@ pub enum LinkFault {
 
 /// Faults by the node that connects and the one that is connected to.
 type Faults = HashMap<(usize, usize), LinkFault>;
+
+/// Connections that faults have befallen.
+#[derive(Debug, Default)]
+struct Hits {
+    cut: AtomicU64,
+    silenced: AtomicU64,
+}
+
+impl Hits {
+    fn count(&self, fault: LinkFault) {
+        let hits = match fault {
+            LinkFault::Cut => &self.cut,
+            LinkFault::Silence => &self.silenced,
+        };
+        hits.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 struct Door {
@@ -45,6 +60,7 @@ pub struct Links {
     doors: Vec<Door>,
     faults: watch::Sender<Faults>,
     processes: Arc<Mutex<Vec<Option<u32>>>>,
+    hits: Arc<Hits>,
     tasks: JoinSet<()>,
 }
 
@@ -55,6 +71,7 @@ impl Links {
             doors: Vec::new(),
             faults: watch::Sender::default(),
             processes: Arc::default(),
+            hits: Arc::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -80,13 +97,14 @@ impl Links {
         let address = ("127.0.0.1", door.port);
         let bind = || async { TcpListener::bind(address).await.ok() };
         let listener = eventually("the door's port is free again", bind).await;
-        let end = Listening {
+        let end = Arc::new(Listening {
             node,
             door: listener.local_addr().expect("a bound listener has an address"),
             inner: door.inner,
             faults: self.faults.subscribe(),
             processes: Arc::clone(&self.processes),
-        };
+            hits: Arc::clone(&self.hits),
+        });
         door.listening = Some(self.tasks.spawn(end.accept(listener)));
     }
 
@@ -96,6 +114,11 @@ impl Links {
         if let Some(listening) = self.doors[node].listening.take() {
             listening.abort();
         }
+    }
+
+    /// Connections that were cut, and those that fell silent, so far.
+    pub fn hits(&self) -> (u64, u64) {
+        (self.hits.cut.load(Ordering::Relaxed), self.hits.silenced.load(Ordering::Relaxed))
     }
 
     /// Sets what is wrong between two nodes from now on, in both directions.
@@ -125,16 +148,41 @@ struct Listening {
     inner: SocketAddr,
     faults: watch::Receiver<Faults>,
     processes: Arc<Mutex<Vec<Option<u32>>>>,
+    hits: Arc<Hits>,
 }
 
 impl Listening {
-    async fn accept(self, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
         let mut connections = JoinSet::new();
         loop {
             let Ok((caller, from)) = listener.accept().await else { continue };
-            let link = self.caller(from).map(|node| (node, self.node));
-            connections.spawn(pass(caller, self.inner, self.faults.clone(), link));
+            connections.spawn(Arc::clone(&self).pass(caller, from));
             while connections.try_join_next().is_some() {}
+        }
+    }
+
+    /// Serves one connection. Errors end it, as they would without a door.
+    async fn pass(self: Arc<Self>, mut caller: TcpStream, from: SocketAddr) {
+        let Ok(mut server) = TcpStream::connect(self.inner).await else { return };
+        let _ = (caller.set_nodelay(true), server.set_nodelay(true));
+        let mut flow = pin!(copy_bidirectional(&mut caller, &mut server));
+        let (mut faults, mut node, mut last) = (self.faults.clone(), None, None);
+        loop {
+            // A process may connect before it is known whose it is.
+            node = node.or_else(|| self.caller(from));
+            let fault = node.and_then(|node| faults.borrow_and_update().get(&(node, self.node)).copied());
+            if let Some(fault) = fault.filter(|_| fault != last) {
+                self.hits.count(fault);
+            }
+            last = fault;
+            if fault == Some(LinkFault::Cut) {
+                return;
+            }
+            tokio::select! {
+                biased;
+                changed = faults.changed() => if changed.is_err() { return },
+                _ = &mut flow, if fault.is_none() => return,
+            }
         }
     }
 
@@ -167,53 +215,17 @@ fn as_in_table(address: SocketAddr) -> Option<String> {
     Some(format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port()))
 }
 
-/// Serves one connection. Errors end it, as they would without a door.
-async fn pass(
-    caller: TcpStream,
-    inner: SocketAddr,
-    faults: watch::Receiver<Faults>,
-    link: Option<(usize, usize)>,
-) {
-    let Ok(server) = TcpStream::connect(inner).await else { return };
-    let _ = (caller.set_nodelay(true), server.set_nodelay(true));
-    let (from_caller, to_caller) = caller.into_split();
-    let (from_server, to_server) = server.into_split();
-    tokio::select! {
-        () = pump(from_caller, to_server, faults.clone(), link) => {}
-        () = pump(from_server, to_caller, faults, link) => {}
-    }
-}
-
-/// Passes bytes in one direction until one side ends or the link is cut.
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut faults: watch::Receiver<Faults>,
-    link: Option<(usize, usize)>,
-) {
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let fault = link.and_then(|link| faults.borrow_and_update().get(&link).copied());
-        if fault == Some(LinkFault::Cut) {
-            return;
-        }
-        tokio::select! {
-            biased;
-            changed = faults.changed() => if changed.is_err() { return },
-            read = from.read(&mut piece), if fault.is_none() => {
-                let Ok(count @ 1..) = read else { return };
-                if to.write_all(&piece[..count]).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
     use crate::in_time;
+
+    /// How long a link has to let nothing through. What would come does so within much less.
+    const SILENT: Duration = Duration::from_millis(300);
 
     /// A server that sends back what it gets.
     async fn echo() -> u16 {
@@ -249,7 +261,9 @@ mod tests {
         links.set(0, 1, Some(LinkFault::Silence));
         stream.write_all(b"y").await.expect("the kernel takes it");
         links.set(0, 2, Some(LinkFault::Cut));
-        assert_eq!(stream.try_read(&mut [0; 1]).map_err(|error| error.kind()).ok(), None);
+        let read = tokio::time::timeout(SILENT, stream.read_u8()).await;
+        assert!(read.is_err(), "something came through: {read:?}");
+        assert_eq!(links.hits(), (0, 1));
         links.set(0, 1, None);
         assert_eq!(in_time("the byte sent in silence", stream.read_u8()).await.ok(), Some(b'y'));
 
@@ -257,6 +271,7 @@ mod tests {
         assert_eq!(in_time("the end", stream.read_u8()).await.ok(), None);
         let mut stream = TcpStream::connect(&door).await.expect("the door is open");
         assert_eq!(in_time("the end", answer(&mut stream)).await, None);
+        assert_eq!(links.hits(), (2, 1), "a connection that is open, and one that is made");
         links.close(0);
         in_time("the door closes", async {
             while TcpStream::connect(&door).await.is_ok() {

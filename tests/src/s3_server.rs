@@ -94,6 +94,8 @@ struct BucketSettings {
     public_access: Option<PublicAccessBlockConfiguration>,
     encryption: Option<ServerSideEncryptionConfiguration>,
     lifecycle: Option<LifecycleRules>,
+    /// Whether versions are kept; none on a server that knows nothing of them.
+    versioning: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -175,6 +177,49 @@ impl S3Server {
         rules.into_iter().filter_map(|rule| rule.id).collect()
     }
 
+    /// Whether a bucket is closed to the public in every way.
+    pub fn blocks_public_access(&self, bucket: &str) -> bool {
+        let settings = self.state.settings.lock();
+        let block = settings.get(bucket).and_then(|settings| settings.public_access.as_ref());
+        block.is_some_and(|block| {
+            let all = [
+                block.block_public_acls,
+                block.ignore_public_acls,
+                block.block_public_policy,
+                block.restrict_public_buckets,
+            ];
+            all == [Some(true); 4]
+        })
+    }
+
+    /// The algorithms by which a bucket encrypts unless a request names another.
+    pub fn encryption(&self, bucket: &str) -> Vec<String> {
+        let settings = self.state.settings.lock();
+        let found = settings.get(bucket).and_then(|settings| settings.encryption.clone());
+        let rules = found.map(|found| found.rules).unwrap_or_default();
+        let defaults = rules.into_iter().filter_map(|rule| rule.apply_server_side_encryption_by_default);
+        defaults.map(|by_default| by_default.sse_algorithm.as_str().to_owned()).collect()
+    }
+
+    /// Has a bucket encrypt by an algorithm.
+    pub fn encrypt(&self, bucket: &str, algorithm: &'static str) {
+        let by_default = ServerSideEncryptionByDefault {
+            sse_algorithm: ServerSideEncryption::from_static(algorithm),
+            kms_master_key_id: None,
+        };
+        let rule = ServerSideEncryptionRule {
+            apply_server_side_encryption_by_default: Some(by_default),
+            ..Default::default()
+        };
+        let encryption = Some(ServerSideEncryptionConfiguration { rules: vec![rule] });
+        self.state.settings.lock().entry(bucket.to_owned()).or_default().encryption = encryption;
+    }
+
+    /// Has a bucket keep versions, or not.
+    pub fn keep_versions(&self, bucket: &str, kept: bool) {
+        self.state.settings.lock().entry(bucket.to_owned()).or_default().versioning = Some(kept);
+    }
+
     /// The names of the buckets that are there.
     pub fn buckets(&self) -> Vec<String> {
         self.state.settings.lock().keys().cloned().collect()
@@ -197,7 +242,13 @@ impl S3Server {
 
     /// The objects whose key holds this text.
     pub fn count_objects(&self, part: &str) -> usize {
-        self.state.bucket.lock().objects.keys().filter(|key| key.contains(part)).count()
+        self.keys(part).len()
+    }
+
+    /// The keys that hold this text, sorted.
+    pub fn keys(&self, part: &str) -> Vec<String> {
+        let bucket = self.state.bucket.lock();
+        bucket.objects.keys().filter(|key| key.contains(part)).cloned().collect()
     }
 }
 
@@ -385,6 +436,16 @@ impl S3 for Objects {
         let rules = lifecycle_configuration.map(|all| all.rules);
         self.settings(&bucket, |settings| settings.lifecycle = rules)?;
         Ok(S3Response::new(PutBucketLifecycleConfigurationOutput::default()))
+    }
+
+    async fn get_bucket_versioning(
+        &self,
+        request: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+        let kept = self.settings(&request.input.bucket, |settings| settings.versioning)?;
+        let kept = kept.ok_or_else(|| s3_error!(NotImplemented))?;
+        let status = kept.then(|| BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED));
+        Ok(S3Response::new(GetBucketVersioningOutput { status, ..Default::default() }))
     }
 
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {

@@ -1,19 +1,17 @@
 //! The real server as a child process: start, kill, stop, start again on the same port and folder.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-use crate::{Client, eventually, in_time};
-
-/// Lines of the server's log that a failed test shows.
-const LOG_LINES_SHOWN: usize = 60;
+use crate::ports::free_port;
+use crate::process::{Process, Variables, command};
+use crate::{Client, SharedStore, eventually};
 
 /// How to start a server.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +32,11 @@ impl Options {
 /// A running server with a data folder of its own; both are gone when it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    process: Process,
     client: Client,
     address: String,
     args: Vec<OsString>,
-    variables: Vec<(String, String)>,
+    variables: Variables,
     folder: TempDir,
 }
 
@@ -55,27 +53,36 @@ impl Server {
 
     /// Starts a server with more environment variables, and waits until it is ready.
     pub async fn start_in_environment(options: Options, variables: &[(&str, &str)]) -> Self {
-        let mut server = Self::launch(options, variables, "127.0.0.1:0").await;
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let mut server = Self::launch(options, variables);
         server.wait_ready().await;
         server
     }
 
-    /// Starts a server that listens there, and waits until it does, which may be before it is ready.
-    pub async fn launch(options: Options, variables: &[(&str, &str)], listen: &str) -> Self {
+    /// Starts a server that refuses to run, waits until it has ended, and answers what it said.
+    pub async fn refuses_to_start_on(store: &SharedStore, args: &[&str]) -> String {
         let folder = TempDir::with_prefix("forebay-test-").expect("the temporary folder can be written");
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let variables: Vec<(String, String)> = variables.iter().map(owned).collect();
-        let mut child = spawn(folder.path(), listen, &options.args, &variables);
-        let log = folder.path().join("log");
-        let address = eventually("the server logs its address", || {
-            let found = address_in(&log);
-            let ended = child.try_wait().ok().flatten();
-            assert!(ended.is_none() || found.is_some(), "the server ended: {ended:?}\n{}", tail(&log));
-            async move { found }
-        })
-        .await;
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut process = spawn(folder.path(), &address, &store.options(args).args, &store.variables());
+        let status = process.wait().await;
+        assert!(!status.success(), "{status}");
+        process.log_end()
+    }
+
+    /// Starts a server on a store with more arguments of its command line, and waits until it is ready.
+    pub async fn start_on(store: &SharedStore, args: &[&str]) -> Self {
+        let mut server = Self::launch(store.options(args), store.variables());
+        server.wait_ready().await;
+        server
+    }
+
+    /// Starts a server with more environment variables, and waits for nothing.
+    pub(crate) fn launch(options: Options, variables: Variables) -> Self {
+        let folder = TempDir::with_prefix("forebay-test-").expect("the temporary folder can be written");
+        let address = format!("127.0.0.1:{}", free_port());
+        let process = spawn(folder.path(), &address, &options.args, &variables);
         let client = Client::new(&format!("http://{address}"));
-        Self { child, client, address, args: options.args, variables, folder }
+        Self { process, client, address, args: options.args, variables, folder }
     }
 
     /// The URL, without a slash at the end.
@@ -95,34 +102,28 @@ impl Server {
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.child.id().expect("the server has not been waited for")
+        self.process.id()
     }
 
     /// Kills the process at once, as a crash does.
     pub async fn kill9(&mut self) {
-        self.child.start_kill().expect("a child can be killed");
-        in_time("the killed server ends", self.child.wait()).await.expect("a child can be waited for");
+        self.process.kill9().await;
     }
 
     /// Stops the process where it stands, until [`Server::thaw`]: the kernel still takes connections for it.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// Lets a frozen process go on.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is not zero");
-        kill_process(pid, signal).expect("a child can be signalled");
+        self.process.signal(Signal::CONT);
     }
 
     /// Asks the process to end, and waits for it.
     pub async fn terminate(&mut self) -> ExitStatus {
-        self.signal(Signal::TERM);
-        in_time("the terminated server ends", self.child.wait()).await.expect("a child can be waited for")
+        self.process.signal(Signal::TERM);
+        self.process.wait().await
     }
 
     /// Starts it again on the same port and folder once it has ended, and waits until it is ready.
@@ -133,12 +134,12 @@ impl Server {
 
     /// Starts it again on the same port and folder once it has ended.
     pub fn relaunch(&mut self) {
-        self.child = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
+        self.process = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
     }
 
     /// Whether the process runs, be it frozen.
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be looked at").is_none()
+        self.process.ended().is_none()
     }
 
     /// The name that it gave itself, once it has been ready.
@@ -149,7 +150,7 @@ impl Server {
 
     /// The end of its log.
     pub fn log(&self) -> String {
-        tail(&self.folder.path().join("log"))
+        self.process.log_end()
     }
 
     /// Starts it again with one more argument of the command line.
@@ -160,10 +161,10 @@ impl Server {
 
     /// Starts it again once it has ended, waits until it refuses to run, and answers the end of its log.
     pub async fn refuses_to_restart(&mut self) -> String {
-        self.child = spawn(self.folder.path(), &self.address, &self.args, &self.variables);
-        let status = in_time("the server refuses to run", self.child.wait()).await;
-        assert!(!status.expect("a child can be waited for").success());
-        tail(&self.folder.path().join("log"))
+        self.relaunch();
+        let status = self.process.wait().await;
+        assert!(!status.success(), "{status}");
+        self.process.log_end()
     }
 
     /// Deletes its data folder, as the loss of its machine does.
@@ -173,11 +174,10 @@ impl Server {
 
     /// Waits until it is ready.
     pub async fn wait_ready(&mut self) {
-        let (client, log) = (self.client.clone(), self.folder.path().join("log"));
-        let child = &mut self.child;
+        let (process, client) = (&mut self.process, &self.client);
         eventually("the server is ready", || {
-            let ended = child.try_wait().ok().flatten();
-            assert!(ended.is_none(), "the server ended: {ended:?}\n{}", tail(&log));
+            let ended = process.ended();
+            assert!(ended.is_none(), "the server ended: {ended:?}\n{}", process.log_end());
             let call = client.get("/readyz").try_send();
             async move { call.await.ok().filter(|answer| answer.status == 200) }
         })
@@ -196,13 +196,13 @@ impl Deref for Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- the server's log ends with\n{}", tail(&self.folder.path().join("log")));
+            eprintln!("---- the server's log ends with\n{}", self.process.log_end());
         }
     }
 }
 
-/// The binary under test: `FOREBAY_BIN`, or the one built beside the running executable.
-pub fn server_binary() -> PathBuf {
+/// `FOREBAY_BIN`, or the one built beside the running executable.
+fn server_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("FOREBAY_BIN") {
         return path.into();
     }
@@ -218,34 +218,14 @@ fn data_dir(folder: &Path) -> PathBuf {
     folder.join("data")
 }
 
-/// Starts the process; its output goes to a file, because an inherited pipe would outlive a failed test.
-fn spawn(folder: &Path, listen: &str, args: &[OsString], variables: &[(String, String)]) -> Child {
-    let log = File::options().create(true).append(true).open(folder.join("log"));
-    let log = log.expect("the temporary folder can be written");
-    Command::new(server_binary())
-        .args(["serve", "--listen", listen, "--data-dir"])
-        .arg(data_dir(folder))
-        .args(args)
-        .envs(variables.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a file handle can be cloned"))
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the server can be started")
+/// A command of the binary under test that sees none of the shell's settings of gateways and of stores.
+pub fn forebay() -> Command {
+    command(server_binary())
 }
 
-/// Where the server says that it listens.
-fn address_in(log: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(log).ok()?;
-    let (_, rest) = text.split_once("listening on http://127.0.0.1:")?;
-    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    let ended = rest.len() > port.len();
-    (ended && port != "0" && !port.is_empty()).then(|| format!("127.0.0.1:{port}"))
-}
-
-fn tail(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+fn spawn(folder: &Path, listen: &str, args: &[OsString], variables: &[(OsString, OsString)]) -> Process {
+    let mut command = forebay();
+    command.args(["serve", "--listen", listen, "--data-dir"]).arg(data_dir(folder)).args(args);
+    command.envs(variables.iter().cloned());
+    Process::start(command, folder)
 }

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
 
-use crate::{S3Server, SeaweedFs};
+use crate::process::{Variables, variables_of};
+use crate::{Options, S3Server, SeaweedFs};
 
 /// A server that speaks S3, and the place in it.
 #[derive(Debug)]
@@ -15,12 +16,14 @@ pub enum SharedStore {
     /// A process of its own, which can be killed.
     Seaweed(SeaweedFs),
     /// `FOREBAY_TEST_S3_ENDPOINT` with `FOREBAY_TEST_S3_BUCKET`, `AWS_REGION` and the usual credentials, below a prefix
-    /// of its own.
+    /// of its own. `FOREBAY_TEST_S3_PATH_STYLE`, if it is there, has the bucket named in the path.
     Named {
         /// The endpoint.
         endpoint: String,
-        /// The store's URL.
-        url: String,
+        /// The bucket.
+        bucket: String,
+        /// Where in the bucket.
+        prefix: String,
     },
 }
 
@@ -36,7 +39,7 @@ impl SharedStore {
         let bucket =
             std::env::var("FOREBAY_TEST_S3_BUCKET").expect("FOREBAY_TEST_S3_BUCKET names the bucket");
         let unique = OsRng.try_next_u64().expect("the system gives randomness");
-        Some(Self::Named { endpoint, url: format!("s3://{bucket}/forebay-test/{unique:016x}") })
+        Some(Self::Named { endpoint, bucket, prefix: format!("forebay-test/{unique:016x}") })
     }
 
     /// The server that the environment names, else SeaweedFS.
@@ -58,25 +61,57 @@ impl SharedStore {
         }
     }
 
-    /// The options by which a node finds it.
-    pub(crate) fn args(&self) -> Vec<OsString> {
-        let region = std::env::var("AWS_REGION").unwrap_or_else(|_| "us-east-1".to_owned());
-        let (url, endpoint) = match self {
-            Self::InProcess(server) => {
-                (format!("s3://{}/team/events", S3Server::BUCKET), server.url().to_owned())
-            }
-            Self::Seaweed(server) => (format!("s3://{}/team/events", SeaweedFs::BUCKET), server.url()),
-            Self::Named { endpoint, url } => (url.clone(), endpoint.clone()),
-        };
-        ["--store", &url, "--s3-endpoint", &endpoint, "--s3-region", &region].map(OsString::from).to_vec()
+    /// The URL of the server, without a slash at the end.
+    pub fn endpoint(&self) -> String {
+        match self {
+            Self::InProcess(server) => server.url().to_owned(),
+            Self::Seaweed(server) => server.url(),
+            Self::Named { endpoint, .. } => endpoint.clone(),
+        }
     }
 
-    /// The variables by which a node may use it. Those of a named one are in the environment already.
-    pub(crate) fn variables(&self) -> Vec<(&'static str, &'static str)> {
+    /// The bucket.
+    pub fn bucket(&self) -> &str {
         match self {
-            Self::InProcess(_) => S3Server::variables().to_vec(),
-            Self::Seaweed(_) => SeaweedFs::variables().to_vec(),
-            Self::Named { .. } => Vec::new(),
+            Self::InProcess(_) | Self::Seaweed(_) => S3Server::BUCKET,
+            Self::Named { bucket, .. } => bucket,
+        }
+    }
+
+    /// Below what in the bucket it is.
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::InProcess(_) | Self::Seaweed(_) => "team/events",
+            Self::Named { prefix, .. } => prefix,
+        }
+    }
+
+    /// Whether the bucket has to be named in the path, which addresses have by themselves.
+    pub fn path_style(&self) -> bool {
+        matches!(self, Self::Named { .. }) && std::env::var_os("FOREBAY_TEST_S3_PATH_STYLE").is_some()
+    }
+
+    /// The options by which a node finds it, and more arguments of its command line.
+    pub fn options(&self, more: &[&str]) -> Options {
+        let url = format!("s3://{}/{}", self.bucket(), self.prefix());
+        let mut args = ["--store", &url, "--s3-endpoint", &self.endpoint()].map(OsString::from).to_vec();
+        if !matches!(self, Self::Named { .. }) {
+            args.push("--s3-region=us-east-1".into());
+        }
+        if self.path_style() {
+            args.push("--s3-path-style".into());
+        }
+        args.extend(more.iter().map(OsString::from));
+        Options { args }
+    }
+
+    /// The variables by which a node may use it. Those of a named one are in the environment.
+    pub(crate) fn variables(&self) -> Variables {
+        match self {
+            Self::InProcess(_) | Self::Seaweed(_) => {
+                S3Server::variables().map(|(name, value)| (name.into(), value.into())).to_vec()
+            }
+            Self::Named { .. } => variables_of(&["AWS_"]),
         }
     }
 }

@@ -8,19 +8,23 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{ChildStdout, Command};
 
 use crate::in_time;
+use crate::process::Process;
 
 /// A running client program and the records it has printed.
 #[derive(Debug)]
 pub struct Subscriber {
-    child: Child,
+    process: Process,
     lines: Lines<BufReader<ChildStdout>>,
     ids: Vec<String>,
     records: Vec<Value>,
     opened: usize,
+    /// Holds what it says of errors.
+    _folder: TempDir,
 }
 
 impl Subscriber {
@@ -28,18 +32,19 @@ impl Subscriber {
     pub fn start(program: &str, script: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.arg(script).args(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn();
-        let mut child =
-            child.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs the clients"));
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        Self { child, lines, ids: Vec::new(), records: Vec::new(), opened: 0 }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let folder = TempDir::with_prefix("forebay-client-").expect("the temporary folder can be written");
+        let mut process = Process::start_piped(command, folder.path());
+        let lines = BufReader::new(process.child.stdout.take().expect("it is piped")).lines();
+        Self { process, lines, ids: Vec::new(), records: Vec::new(), opened: 0, _folder: folder }
     }
 
     /// Waits for the next line that it prints.
     pub async fn next_line(&mut self) -> String {
         let line = in_time("the client prints a line", self.lines.next_line()).await;
-        line.expect("it prints text").expect("the client ended; tests/run installs what it needs")
+        line.expect("it prints text").unwrap_or_else(|| {
+            panic!("the client ended; tests/run installs what it needs\n{}", self.process.log_end())
+        })
     }
 
     /// Takes in what the client prints next.
@@ -105,10 +110,10 @@ impl Subscriber {
 
     /// Ends the program in the way it can clean up after itself.
     pub async fn end(mut self) {
-        drop(self.child.stdin.take());
+        drop(self.process.child.stdin.take());
         let drain = async { while let Ok(Some(_)) = self.lines.next_line().await {} };
         in_time("the client closes its output", drain).await;
-        let status = in_time("the client ends", self.child.wait()).await.expect("it can be waited for");
-        assert!(status.success(), "{status}");
+        let status = self.process.wait().await;
+        assert!(status.success(), "{status}\n{}", self.process.log_end());
     }
 }
