@@ -36,7 +36,7 @@ use forebay_log::testing::mutation::{self, Mutation};
 use tokio::time::Instant;
 
 use crate::check::Violation;
-use crate::cluster::ClusterStats;
+use crate::cluster::{Broken, ClusterStats};
 use crate::exclusive::DiskStats;
 use crate::stats::{FAULTS, ROWS, Row, Stats};
 
@@ -93,7 +93,7 @@ impl World {
                 (result, played.trace, played.disk) = (run.result, run.trace, run.stats);
             }
             Self::Cluster => {
-                let run = cluster::run(seed, traced);
+                let run = cluster::run(seed, traced, None);
                 (result, played.trace, played.cluster) = (run.result, run.trace, run.stats);
             }
         }
@@ -268,6 +268,33 @@ fn every_broken_rule_is_found() {
                 println!("{case:<8}{name:<26}{what:<14}{seeds:>7}{limit:>8}  {detail}");
             }
             None => missed.push(name),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// Each rule of the topics' copies, and within how many seeds it is found that it is broken.
+const BROKEN_TOPICS: [(Broken, u64); 6] = [
+    (Broken::DeleteNotWaited, 100),
+    (Broken::Unconfirmed, 500),
+    (Broken::AsOfTheAnswer, 500),
+    (Broken::MissNotLookedFor, 100),
+    (Broken::VersionNotCarried, 100),
+    (Broken::OldBelieved, 100),
+];
+
+#[test]
+fn every_broken_rule_of_topics_is_found() {
+    let mut missed = Vec::new();
+    for (broken, limit) in BROKEN_TOPICS {
+        let found = (0..limit).find_map(|seed| {
+            cluster::run(seed, false, Some(broken)).result.err().map(|found| (seed + 1, found))
+        });
+        match found {
+            Some((seeds, Violation { what, detail })) => {
+                println!("{broken:?} is found as {what} after {seeds} of {limit} seeds: {detail}");
+            }
+            None => missed.push(broken),
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");
