@@ -3,12 +3,13 @@
 //! Three worlds, each played from one seed on one thread, without a clock:
 //! - `world`: several nodes, in half the seeds with journals on disks that fail, and clients, readers and compactors around
 //!   one shard on a shared store;
-//! - `cluster`: several nodes that share several shards and agree by leases, in a Redis that is wiped, gone or split;
+//! - `cluster`: several nodes that share several shards and agree by leases, in a Redis that is wiped, gone or split; clients
+//!   delete and create topics meanwhile, and each node has its own copy of them;
 //! - `exclusive`: one process with a journal on a disk that fails, on a store of its own.
 //!
 //! `check` judges the first by the protocol's own definition of the valid log, after each change of the store. What is
 //! driven: `Taker`, `LeaderCore` (turns, pending frames, refusals, marks, leftovers, `Writer`), `Reader`, `Walk`,
-//! `ShardState`, `Leases`, the journal's writer and replay, the compactor's plan, copy and change, and all codecs. What is not: the
+//! `ShardState`, `Leases`, the gateway's `Replica` of the topics, the journal's writer and replay, the compactor's plan, copy and change, and all codecs. What is not: the
 //! async drivers around them.
 //!
 //! `SIM_SEEDS` and `SIM_MINUTES` make runs longer; `SIM_SEED` plays one seed; if it fails, the last `SIM_LINES` of
@@ -27,6 +28,7 @@ mod reader;
 mod rng;
 mod stats;
 mod store;
+mod takeover;
 mod world;
 
 use std::str::FromStr;
@@ -51,9 +53,14 @@ const SEEDS_FOR_ALL: u64 = 2_000;
 const TRACE_LINES: usize = 200;
 
 /// Seeds that found a fault in the code of their time: (what, world, seed).
-const FOUND: [(&str, World, u64); 2] = [
+const FOUND: [(&str, World, u64); 3] = [
     ("a replayed append was answered in another order than its request's", World::Exclusive, 3),
     ("damage after damage gave offsets of lost records out again", World::Exclusive, 1_660),
+    (
+        "a topic was called missing that had just replaced another, which its leader knew to be gone",
+        World::Cluster,
+        33,
+    ),
 ];
 
 /// Where a seed is played.
@@ -274,12 +281,14 @@ fn every_broken_rule_is_found() {
 }
 
 /// Each rule of the topics' copies, and within how many seeds it is found that it is broken.
-const BROKEN_TOPICS: [(Broken, u64); 6] = [
+const BROKEN_TOPICS: [(Broken, u64); 8] = [
     (Broken::DeleteNotWaited, 100),
     (Broken::Unconfirmed, 500),
     (Broken::AsOfTheAnswer, 500),
     (Broken::MissNotLookedFor, 100),
     (Broken::VersionNotCarried, 100),
+    (Broken::UnitNotAsked, 500),
+    (Broken::GoneIsMissing, 500),
     (Broken::OldBelieved, 100),
 ];
 

@@ -1,5 +1,7 @@
 //! Changes of topics: clients create, delete and grow some through any node, which swaps the register and tells the others.
 
+use std::time::Duration;
+
 use forebay_gateway::limits::{TOPICS_LOOK_MAX, TOPICS_TRUST, TOPICS_TRUST_DRIFT};
 use forebay_log::format::topics::TopicsFile;
 use forebay_log::limits::SWAP_ATTEMPTS_MAX;
@@ -84,7 +86,7 @@ impl Cluster {
         let (began, life, attempts) = (self.clock(node), self.nodes[node].life, change.attempts + 1);
         let Some(copy) = self.copy(node) else { return Ok(()) };
         let (base, revision) = copy.replica.base();
-        let is_current = copy.replica.is_as_of(change.asked, std::time::Duration::ZERO);
+        let is_current = copy.replica.is_as_of(change.asked, Duration::ZERO);
         let change = Change { attempts, ..change };
         let mut file = TopicsFile::clone(&base);
         let deletes = base.topics.get(&name(change.name)).map(|topic| topic.id);

@@ -2,6 +2,7 @@
 //! under test.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_log::format::topics::TopicsFile;
@@ -30,6 +31,8 @@ pub(crate) struct Content {
 #[derive(Debug)]
 struct Incarnation {
     name: TopicName,
+    /// As it was last.
+    topic: Arc<Topic>,
     /// Since when it has had so many partitions.
     partitions: Vec<(Micros, u16)>,
     deleted: Option<Micros>,
@@ -105,6 +108,11 @@ impl Register {
         self.file.topics.get(&name(number)).map(|topic| topic.partitions)
     }
 
+    /// Returns a topic that is or was there, as it was last.
+    pub(crate) fn topic(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.incarnations.get(&id).map(|incarnation| Arc::clone(&incarnation.topic))
+    }
+
     /// Takes another content.
     pub(crate) fn swap(&mut self, file: TopicsFile, now: Micros) -> Result<Swapped, Violation> {
         let mut swapped = Swapped::default();
@@ -114,6 +122,7 @@ impl Register {
             swapped.recreated += u64::from(is_new && had_name);
             let of_id = self.incarnations.entry(topic.id).or_insert_with(|| Incarnation {
                 name: name.clone(),
+                topic: Arc::new(topic.clone()),
                 partitions: Vec::new(),
                 deleted: None,
                 answered: None,
@@ -121,6 +130,7 @@ impl Register {
             if of_id.name != *name || of_id.deleted.is_some() {
                 return violation("topics", format!("{name} has the id of {}", of_id.name));
             }
+            of_id.topic = Arc::new(topic.clone());
             if of_id.partitions.last().is_none_or(|(_, count)| *count != topic.partitions) {
                 of_id.partitions.push((now, topic.partitions));
                 swapped.grown += u64::from(!is_new);

@@ -20,8 +20,8 @@ use super::redis::Call;
 use super::{Cluster, Event, Led, Read};
 use crate::check::{Check, Knew};
 use crate::config::{MILLI, Micros};
-use crate::exclusive::{GAP, take_over};
 use crate::store::Key;
+use crate::takeover::{GAP, take_over};
 
 const FLUSH_LINGER: Micros = 50 * MILLI;
 

@@ -7,7 +7,7 @@ use forebay_log::coordinator::lease::{self, Action, Probe};
 use forebay_log::limits::{PROBE_MAX, REDIS_CALL_MAX};
 use forebay_log::model::{Incarnation, ShardId};
 
-use super::node::{Node, id, incarnation};
+use super::node::{Node, id, incarnation, number as number_of};
 use super::redis::{Answer, Call};
 use super::{Cluster, Event, Led};
 use crate::config::{MILLI, Micros};
@@ -62,17 +62,17 @@ impl Cluster {
             Action::Acquire { shard, instead_of } => self.call(number, Call::Acquire(shard, me, instead_of)),
             Action::TakeOver { shard } => {
                 let after = self.rng.log_between(5 * MILLI, 300 * MILLI);
-                self.after(after, Event::TakeOver { node: number, life, shard: super::node::number(shard) });
+                self.after(after, Event::TakeOver { node: number, life, shard: number_of(shard) });
             }
             Action::HandOver { shard, to } => {
-                let shard = super::node::number(shard);
+                let shard = number_of(shard);
                 self.after(2 * after, Event::HandOver { node: number, life, shard, to });
             }
             Action::Release { shard } => self.call(number, Call::Release(shard, me.incarnation)),
             Action::Announce { shard } => self.announce(number, shard),
             Action::Doubt { shard } => {
                 self.stats.doubts += 1;
-                let shard = super::node::number(shard);
+                let shard = number_of(shard);
                 if let Some(epoch) = self.nodes[number].epoch_of(shard) {
                     self.after(after, Event::Doubt { led: Led { node: number, life, shard, epoch } });
                 }
@@ -119,7 +119,7 @@ impl Cluster {
                 // Whether or not the lease could be handed over, the successor is told.
                 let successor = to.address.parse().expect("addresses are numbers");
                 if self.reaches(node, successor) && !self.rng.chance(self.lossy) {
-                    let shard = super::node::number(*shard);
+                    let shard = number_of(*shard);
                     let later = after + self.network();
                     let life = self.nodes[successor].life;
                     self.after(later, Event::Lead { node: successor, life, shard });

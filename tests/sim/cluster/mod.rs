@@ -1,10 +1,15 @@
 //! Several nodes that share several shards and agree by leases: the real lease machine over a simulated Redis, with the
-//! real leaders and takers over simulated stores, and one journal per node for all that it leads.
+//! real leaders and takers over simulated stores, and one journal per node for all that it leads (`leases`, `leading`,
+//! `journal`).
 //!
 //! Three acts. In the first nodes crash, stop in order, stand still and lose sight of each other, while Redis is wiped,
 //! rolled back, gone, or two. In the second nothing fails any more: within a bounded time each shard has exactly one
 //! leader, the best. In the third Redis is wiped, and nobody moves; then a leader is killed, and is replaced long before
 //! its lease would expire. Safety is judged as in the other world, for each shard.
+//!
+//! Meanwhile clients delete, create and grow topics through any node, each of which has its own copy of their register
+//! (`topics`, `change`) and finds by it where a produce goes (`produce`). What clients are told of topics is judged by what
+//! the register held, and when (`history`). Before Redis is wiped nobody changes topics any more, and all copies agree.
 
 mod change;
 mod client;
@@ -35,11 +40,12 @@ use self::node::Node;
 use self::redis::Redis;
 pub(crate) use self::stats::ClusterStats;
 pub(crate) use self::topics::Broken;
+use self::topics::Purpose;
 use crate::check::{Check, Judge, violation};
 use crate::config::{MILLI, Micros, SECOND};
-use crate::exclusive::GAP;
 use crate::rng::Rng;
 use crate::store::{Changed, Key, Op, Store};
+use crate::takeover::GAP;
 
 /// How long the cluster may take to settle once nothing fails any more.
 const SETTLES_WITHIN: Micros = 120 * SECOND;
@@ -269,7 +275,7 @@ impl Cluster {
             Event::Start { node } => self.start(node),
             Event::Request { node, request } => self.request(node, request),
             Event::Forwarded { node, routed } => self.forwarded(node, routed),
-            Event::Gone { node, request, gone } => self.ask(node, topics::Purpose::RouteAgain(request, gone)),
+            Event::Gone { node, request, gone } => self.ask(node, Purpose::RouteAgain(request, gone)),
             Event::Somebody => self.somebody_changes(),
             Event::Change { node, wish, name } => self.change_arrives(node, wish, name),
             Event::RegisterRead { node, life, call, revision, version } => {

@@ -13,8 +13,8 @@ use super::node::id;
 use super::topics::{Broken, Purpose};
 use super::{Cluster, Event, Led};
 use crate::check::{Check, violation};
+use crate::client::Sent;
 use crate::config::Micros;
-use crate::exclusive::Sent;
 use crate::store::{RecordId, in_topic};
 use crate::world::{number, timestamp, topic_number};
 
@@ -62,7 +62,11 @@ impl Cluster {
             self.answer(&request, Heard::Failed);
             return Ok(());
         }
-        self.ask(number, Purpose::Route(request))
+        let begun_with = request.begun_with.and_then(|id| self.register.topic(id));
+        match begun_with.filter(|_| self.broken == Some(Broken::UnitNotAsked)) {
+            Some(topic) => self.routed(number, request, Ok(topic)),
+            None => self.ask(number, Purpose::Route(request)),
+        }
     }
 
     pub(crate) fn answer(&mut self, request: &Request, heard: Heard) {
@@ -72,6 +76,7 @@ impl Cluster {
 
     fn missing(&mut self, request: &Request) -> Check {
         self.stats.missing += 1;
+        self.stats.units_refused += u64::from(request.begun_with.is_some());
         self.note(|_| format!("a topic or partition is called missing: {request:?}"));
         let partition = (name(request.name), request.partition);
         self.register.missing(partition, request.begun_with, (request.sent, self.now))?;
@@ -152,6 +157,9 @@ impl Cluster {
             }
             if process.topics.gone.contains(&routed.topic) {
                 self.stats.stale_refusals += 1;
+                if self.broken == Some(Broken::GoneIsMissing) {
+                    return self.missing(&routed.request);
+                }
                 let event = Event::Gone { node: routed.through, request: routed.request, gone: routed.topic };
                 self.after(after, event);
                 return Ok(());

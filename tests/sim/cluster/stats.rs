@@ -27,6 +27,8 @@ pub(crate) struct ClusterStats {
     pub(crate) grown: u64,
     pub(crate) conflicts: u64,
     pub(crate) missing: u64,
+    /// Units of long requests whose topic was deleted since the first.
+    pub(crate) units_refused: u64,
     pub(crate) unconfirmed: u64,
     pub(crate) stale_refusals: u64,
     pub(crate) hints_lost: u64,
@@ -35,7 +37,7 @@ pub(crate) struct ClusterStats {
 }
 
 impl ClusterStats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 27] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 28] {
         [
             ("steps", &mut self.steps),
             ("acknowledged appends", &mut self.acked),
@@ -59,6 +61,7 @@ impl ClusterStats {
             ("topics that grew", &mut self.grown),
             ("lost races for the register", &mut self.conflicts),
             ("requests told that something is missing", &mut self.missing),
+            ("units refused for want of their topic", &mut self.units_refused),
             ("requests refused for want of the register", &mut self.unconfirmed),
             ("appends refused in topics that are gone", &mut self.stale_refusals),
             ("hints lost", &mut self.hints_lost),

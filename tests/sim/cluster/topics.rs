@@ -1,23 +1,26 @@
 //! The copy of the topics that each node has: who asks it, who waits for it, and the looks at the register by which it
 //! is kept. What to do is decided by the gateway's own `Replica`; here are the store and the time.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_gateway::limits::{TOPICS_LOOK_MAX, TOPICS_LOOK_PAUSE, TOPICS_TRUST};
 use forebay_gateway::topics::TopicsError;
 use forebay_gateway::topics::replica::{Found, Reading, Replica, Step};
 use forebay_log::format::topics::TopicsFile;
-use forebay_log::model::{Durability, Topic, TopicId};
+use forebay_log::model::{Durability, Topic, TopicId, TopicPartition};
 use tokio::time::Instant;
 
 use super::change::{Change, Swap};
 use super::client::Request;
+use super::event::Scheduled;
 use super::history::{Content, name};
 use super::produce::Routed;
 use super::{Cluster, Event};
 use crate::check::{Check, violation};
-use crate::config::{MILLI, Micros};
+use crate::config::{MILLI, Micros, SECOND};
 use crate::world::topic_number;
 
 /// A rule of the gateway that is broken, to show that it would be noticed.
@@ -33,6 +36,10 @@ pub(crate) enum Broken {
     MissNotLookedFor,
     /// A leader is not told what the node knew that passes an append on.
     VersionNotCarried,
+    /// A unit of a long request goes to the topic that the request began with, whatever it is by then.
+    UnitNotAsked,
+    /// What a leader knows to be gone is called missing, though another topic may have the name.
+    GoneIsMissing,
     /// A register that went back is believed.
     OldBelieved,
 }
@@ -137,7 +144,7 @@ impl Asking {
             }
             Purpose::Append(routed) => told(replica.at_least(routed.version, asked, now), Told::Known),
             Purpose::Lead(_) => told(replica.catch_up(asked, now), Told::Known),
-            Purpose::Change(_) => told(replica.confirm(asked, std::time::Duration::ZERO, now), Told::Known),
+            Purpose::Change(_) => told(replica.confirm(asked, Duration::ZERO, now), Told::Known),
             Purpose::Look => told(replica.find(&name(0), |_| true, asked, now), Told::Topic),
         }
     }
@@ -164,7 +171,7 @@ impl Cluster {
     /// Returns what a node's clock shows.
     pub(crate) fn clock(&self, node: usize) -> Instant {
         let shows = self.now * self.nodes[node].clock_rate / 1_000;
-        self.origin + std::time::Duration::from_micros(shows)
+        self.origin + Duration::from_micros(shows)
     }
 
     /// Returns when a node's clock will have reached a moment.
@@ -334,11 +341,7 @@ impl Cluster {
     }
 
     /// Returns the topics' partitions in a shard, as far as a node knows.
-    pub(crate) fn partitions_of(
-        &mut self,
-        node: usize,
-        shard: usize,
-    ) -> Vec<forebay_log::model::TopicPartition> {
+    pub(crate) fn partitions_of(&mut self, node: usize, shard: usize) -> Vec<TopicPartition> {
         let Some(copy) = self.copy(node) else { return Vec::new() };
         let (file, _) = copy.replica.base();
         let topics = file.topics.values();
@@ -358,8 +361,10 @@ impl Cluster {
     pub(crate) fn copies_agree(&mut self) -> Check {
         const EVERY: Micros = 100 * MILLI;
         self.resting = true;
-        // What was under way arrives.
-        self.play_for(2 * TOPICS_LOOK_MAX.as_micros() as Micros)?;
+        let is_swap = |Reverse(next): &Reverse<Scheduled>| matches!(next.event, Event::SwapLands { .. });
+        while self.queue.iter().any(is_swap) {
+            self.play_for(SECOND)?;
+        }
         let within = (TOPICS_TRUST + TOPICS_LOOK_PAUSE).as_micros() as Micros;
         let until = self.now + within + within / 10;
         while self.now < until {
