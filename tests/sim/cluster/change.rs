@@ -53,9 +53,6 @@ pub(crate) enum SwapAnswer {
 impl Cluster {
     /// Somebody changes a topic, now and then.
     pub(crate) fn somebody_changes(&mut self) -> Check {
-        if self.resting {
-            return Ok(());
-        }
         let again = self.rng.log_between(500 * MILLI, 15 * SECOND);
         self.after(again, Event::Somebody);
         let name = 1 + self.rng.index(NAMES - 1);
@@ -204,7 +201,7 @@ impl Cluster {
             let redis = self.nodes[node].redis;
             let heard = redis == self.nodes[number].redis
                 && self.redis[redis].gone_until <= self.now
-                && !self.rng.chance(if self.calm { 0.0 } else { 0.2 });
+                && !self.rng.chance(0.2);
             if !heard {
                 self.stats.hints_lost += 1;
                 continue;

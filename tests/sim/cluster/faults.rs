@@ -55,11 +55,13 @@ impl Cluster {
                 self.after(lasts, Event::Start { node });
             }
             2 | 3 => self.drain(node)?,
-            4 => {
+            // What waits for the end of one stall would not know of another.
+            4 if self.nodes[node].stalled_until <= self.now => {
                 self.stats.stalls += 1;
                 self.note(|_| format!("node {node} stands still for {lasts}"));
                 self.nodes[node].stalled_until = self.now + lasts;
             }
+            4 => {}
             5 => {
                 self.stats.wipes += 1;
                 self.note(|_| "Redis is wiped".into());

@@ -9,7 +9,7 @@
 //!
 //! Meanwhile clients delete, create and grow topics through any node, each of which has its own copy of their register
 //! (`topics`, `change`) and finds by it where a produce goes (`produce`). What clients are told of topics is judged by what
-//! the register held, and when (`history`). Before Redis is wiped nobody changes topics any more, and all copies agree.
+//! the register held, and when (`history`). Once nothing fails copies are never older than their trust allows.
 
 mod change;
 mod client;
@@ -85,8 +85,6 @@ pub(crate) struct Cluster {
     register: Register,
     /// Where all clocks began.
     origin: Instant,
-    /// Nobody changes topics any more.
-    resting: bool,
     broken: Option<Broken>,
     /// Two nodes that do not reach each other.
     cut: Option<(usize, usize)>,
@@ -127,7 +125,6 @@ pub(crate) fn run(seed: u64, traced: bool, broken: Option<Broken>) -> ClusterRun
         clients: (0..rng.between(1, 3)).map(|_| Client::default()).collect(),
         register: Register::new(shards),
         origin: Instant::now(),
-        resting: false,
         broken,
         cut: None,
         calm: false,
