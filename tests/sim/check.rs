@@ -13,7 +13,8 @@ use forebay_log::limits;
 use forebay_log::shard::append::Appended;
 
 use crate::config::{Micros, PARTITIONS};
-use crate::store::{Changed, Key, RecordId, Run, Store};
+use crate::store::{Changed, Key, RecordId, Run, Store, topic_of};
+use crate::world::number;
 
 /// What was broken, and how it showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,8 @@ pub(crate) fn violation<T>(what: &'static str, detail: impl Into<String>) -> Res
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Position {
     epoch: u32,
-    ends: [u64; PARTITIONS],
+    /// How many runs lie before it.
+    runs: usize,
     entries: usize,
 }
 
@@ -64,7 +66,9 @@ pub(crate) struct Knew {
 pub(crate) struct Judge {
     gap: u64,
     /// Every record of the valid log, by partition and offset.
-    pub(crate) log: [Vec<RecordId>; PARTITIONS],
+    pub(crate) log: Vec<Vec<RecordId>>,
+    /// Where each run of the log ends, by partition.
+    runs: Vec<(usize, u64)>,
     places: BTreeMap<RecordId, (usize, u64)>,
     entries: Vec<Entry>,
     positions: BTreeMap<u64, Position>,
@@ -74,7 +78,7 @@ pub(crate) struct Judge {
     led: BTreeSet<u32>,
     acked: Vec<Acked>,
     /// For each partition: of the appends acknowledged so far the highest base offset, by time.
-    highest: [Vec<(Micros, u64)>; PARTITIONS],
+    highest: Vec<Vec<(Micros, u64)>>,
     /// Records of which somebody was told that they are not stored.
     refused: BTreeSet<RecordId>,
     /// First records of appends.
@@ -86,6 +90,8 @@ pub(crate) struct Judge {
     journalled: BTreeSet<RecordId>,
     /// Those that were acknowledged.
     local: BTreeSet<RecordId>,
+    /// Topics that were deleted.
+    deleted: BTreeSet<u64>,
     /// For each leadership: the epochs it knew, and what its node's journal says is settled.
     knew: BTreeMap<u128, Knew>,
     /// Records appended again that nobody could know to be there.
@@ -94,10 +100,11 @@ pub(crate) struct Judge {
 
 impl Judge {
     pub(crate) fn new(gap: u64) -> Self {
-        let start = Position { epoch: 0, ends: [0; PARTITIONS], entries: 0 };
+        let start = Position { epoch: 0, runs: 0, entries: 0 };
         Self {
             gap,
-            log: Default::default(),
+            log: vec![Vec::new(); PARTITIONS],
+            runs: Vec::new(),
             places: BTreeMap::new(),
             entries: Vec::new(),
             positions: BTreeMap::from([(0, start)]),
@@ -106,13 +113,14 @@ impl Judge {
             floor: 0,
             led: BTreeSet::new(),
             acked: Vec::new(),
-            highest: Default::default(),
+            highest: vec![Vec::new(); PARTITIONS],
             refused: BTreeSet::new(),
             heads: BTreeSet::new(),
             stored: BTreeMap::new(),
             now: 0,
             journalled: BTreeSet::new(),
             local: BTreeSet::new(),
+            deleted: BTreeSet::new(),
             knew: BTreeMap::new(),
             repeats: 0,
         }
@@ -175,13 +183,11 @@ impl Judge {
                     if self.entries[here.entries] != entry {
                         return violation("I2", format!("the log held another object than the one at {seq}"));
                     }
-                    for run in &object.runs {
-                        here.ends[run.partition] += run.records.len() as u64;
-                    }
                 } else {
                     self.entries.push(entry);
-                    self.extend(&mut here.ends, &object.runs, seq, nonce)?;
+                    self.extend(&object.runs, seq, nonce)?;
                 }
+                here.runs += object.runs.len();
                 here.entries += 1;
                 seq += 1;
             }
@@ -196,8 +202,9 @@ impl Judge {
         Ok(())
     }
 
-    fn extend(&mut self, ends: &mut [u64; PARTITIONS], runs: &[Run], seq: u64, nonce: u128) -> Check {
+    fn extend(&mut self, runs: &[Run], seq: u64, nonce: u128) -> Check {
         for run in runs {
+            self.make_room(run.partition);
             let end = self.log[run.partition].len() as u64;
             if run.base != end {
                 return violation("I6", format!("{seq} begins at offset {} and not at {end}", run.base));
@@ -215,9 +222,24 @@ impl Judge {
                 self.stored.entry(*record).or_insert((self.now, nonce));
                 self.log[run.partition].push(*record);
             }
-            ends[run.partition] = self.log[run.partition].len() as u64;
+            self.runs.push((run.partition, self.log[run.partition].len() as u64));
         }
         Ok(())
+    }
+
+    fn make_room(&mut self, partition: usize) {
+        let partitions = self.log.len().max(partition + 1);
+        self.log.resize_with(partitions, Vec::new);
+        self.highest.resize_with(partitions, Vec::new);
+    }
+
+    /// Returns where each partition ends at a position.
+    fn ends_at(&self, here: &Position) -> Vec<u64> {
+        let mut ends = vec![0; self.log.len()];
+        for (partition, end) in &self.runs[..here.runs] {
+            ends[*partition] = *end;
+        }
+        ends
     }
 
     /// Tells whether a leadership may append a record that is in the log: it comes from its node's journal, which does
@@ -254,7 +276,7 @@ impl Judge {
 
     /// Compares what the manifest names with the log below the floor.
     fn rolled_is_whole(&self, store: &Store, manifest: &Manifest, here: &Position) -> Check {
-        let mut ends = [0; PARTITIONS];
+        let (mut ends, there) = (vec![0; self.log.len()], self.ends_at(here));
         for reference in &manifest.rolled {
             let Some(object) = store.objects.get(&Key::Rolled(reference.job.get())) else {
                 return violation("I2", format!("rolled object {} is missing", reference.job));
@@ -270,10 +292,10 @@ impl Judge {
                 ends[run.partition] = end as u64;
             }
         }
-        if ends != here.ends {
+        if ends != there {
             return violation(
                 "I2",
-                format!("rolled up to {ends:?}, the log below the floor ends at {:?}", here.ends),
+                format!("rolled up to {ends:?}, the log below the floor ends at {there:?}"),
             );
         }
         let Some(hash) = manifest.snapshot else { return Ok(()) };
@@ -281,12 +303,12 @@ impl Judge {
             return violation("I2", "the snapshot at the floor is missing");
         };
         let snapshot = Snapshot::decode(&object.bytes).expect("only snapshots are stored");
-        let mut ends = [0; PARTITIONS];
+        let mut ends = vec![0; self.log.len()];
         for end in &snapshot.partitions {
-            ends[usize::from(end.partition.partition.get())] = end.next_offset.get();
+            ends[number(end.partition)] = end.next_offset.get();
         }
-        if ends != here.ends {
-            return violation("I6", format!("the snapshot says {ends:?}, the log {:?}", here.ends));
+        if ends != there {
+            return violation("I6", format!("the snapshot says {ends:?}, the log {there:?}"));
         }
         Ok(())
     }
@@ -316,9 +338,17 @@ impl Judge {
         self.local.extend(records.iter().flat_map(|(_, records)| records));
     }
 
+    /// A topic was deleted: what was acknowledged in it at `local` need not be stored any more.
+    pub(crate) fn deleted(&mut self, topic: u64) {
+        self.deleted.insert(topic);
+    }
+
     /// Returns a record that was acknowledged at `local` and is not in the log.
     pub(crate) fn missing_local(&self) -> Option<RecordId> {
-        self.local.iter().find(|record| !self.places.contains_key(record)).copied()
+        let is_missing = |record: &&RecordId| {
+            !self.places.contains_key(record) && !self.deleted.contains(&topic_of(**record))
+        };
+        self.local.iter().find(is_missing).copied()
     }
 
     /// A node begins to lead.
@@ -339,14 +369,12 @@ impl Judge {
         now: Micros,
     ) -> Check {
         for (partition, records) in records {
-            let place = appended
-                .placements
-                .iter()
-                .find(|place| usize::from(place.partition.partition.get()) == *partition);
+            let place = appended.placements.iter().find(|place| number(place.partition) == *partition);
             let Some(place) = place else {
                 return violation("I4", "an acknowledgement leaves out a partition");
             };
             let (base, end) = (place.base_offset.get(), place.base_offset.get() + u64::from(place.count));
+            self.make_room(*partition);
             let stored = self.log[*partition].get(base as usize..end as usize);
             if stored != Some(&records[..]) {
                 let detail =
@@ -429,7 +457,9 @@ impl Judge {
         }
         let mut copy = Self::new(self.gap);
         copy.log.clone_from(&self.log);
-        for (log, end) in copy.log.iter_mut().zip(floor.ends) {
+        copy.runs = self.runs[..floor.runs].to_vec();
+        copy.highest.clone_from(&self.highest);
+        for (log, end) in copy.log.iter_mut().zip(self.ends_at(&floor)) {
             log.truncate(end as usize);
         }
         let start = Position { entries: 0, ..floor };

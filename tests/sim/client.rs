@@ -54,6 +54,29 @@ impl Message {
     }
 }
 
+/// An append that a producer sent in a world without addresses.
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) records: Vec<(usize, Vec<RecordId>)>,
+    pub(crate) name: Option<Dedupe>,
+}
+
+impl Sent {
+    pub(crate) fn to_append(&self, at: Micros) -> Append {
+        let batch = |(number, records): &(usize, Vec<RecordId>)| NewBatch {
+            partition: partition(*number),
+            source: BatchSource::Records {
+                records: records.iter().map(|record| to_record(*record, at)).collect(),
+                compression: Compression::None,
+                timestamp_type: TimestampType::CreateTime,
+            },
+            expected: None,
+        };
+        let batches = self.records.iter().map(batch).collect();
+        Append { batches, dedupe: self.name, level: Durability::Object }
+    }
+}
+
 fn to_record(id: RecordId, at: Micros) -> Record {
     let value = Some(Bytes::copy_from_slice(&id.to_be_bytes()));
     Record { value, timestamp: timestamp(at), ..Record::default() }

@@ -11,8 +11,9 @@ use forebay_log::shard::taker::PutAnswer;
 use forebay_log::shard::writer::Ended;
 use forebay_log::testing::bare::{Action, BareLeader, BareOptions, Reply};
 
-use crate::exclusive::{Sent, take_over};
+use crate::client::Sent;
 use crate::store::{Answer, Key, Op, RecordId, Store};
+use crate::takeover::take_over;
 use crate::world::{SHARD, timestamp};
 
 /// Takes over, always with the same nonces, and takes an append.

@@ -11,29 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_log::format::manifest::Manifest;
 use forebay_log::journal::frame::{self, FILE_HEADER_LEN, Seal};
 use forebay_log::journal::{Frame, JournalError, JournalOptions, Replay, scan};
 use forebay_log::limits;
-use forebay_log::model::{Compression, Durability, Offset, Record, ShardId, TimestampType, WalSeq};
+use forebay_log::model::{Offset, WalSeq};
 use forebay_log::shard::SharedJournal;
-use forebay_log::shard::append::{Append, BatchSource, Dedupe, NewBatch};
-use forebay_log::shard::taker::{Answer, Ask, Leadership, PutAnswer, Taker};
+use forebay_log::shard::append::Dedupe;
+use forebay_log::shard::taker::PutAnswer;
 use forebay_log::testing::BareWriter;
 use forebay_log::testing::bare::{Action, BareLeader, BareOptions, Reply};
 use forebay_log::testing::mutation::{self, Mutation};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 
 use crate::check::{Check, Violation, violation};
-use crate::config::{Micros, PARTITIONS};
+use crate::client::Sent;
+use crate::config::PARTITIONS;
 use crate::disk::{DISK_FAULTS, Disk, DiskConfig, SharedDisk};
 use crate::rng::Rng;
 use crate::store::{self, Key, Op, RecordId, Run, Store, try_decode_runs};
+use crate::takeover::{GAP, take_over};
 use crate::world::{CLUSTER, SHARD, partition, timestamp};
-
-/// The gap of the shard: small, so that objects wait for each other.
-pub(crate) const GAP: u64 = 2;
 
 /// What happened in the runs of this configuration.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,36 +71,6 @@ impl fmt::Display for DiskStats {
             writeln!(f, "  fault {fault:?}: {count}")?;
         }
         Ok(())
-    }
-}
-
-/// An append that a producer sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Sent {
-    pub(crate) records: Vec<(usize, Vec<RecordId>)>,
-    pub(crate) name: Option<Dedupe>,
-}
-
-impl Sent {
-    pub(crate) fn to_append(&self, at: Micros) -> Append {
-        let batch = |(number, records): &(usize, Vec<RecordId>)| {
-            let record = |id: &RecordId| Record {
-                value: Some(Bytes::copy_from_slice(&id.to_be_bytes())),
-                timestamp: timestamp(at),
-                ..Record::default()
-            };
-            NewBatch {
-                partition: partition(*number),
-                source: BatchSource::Records {
-                    records: records.iter().map(record).collect(),
-                    compression: Compression::None,
-                    timestamp_type: TimestampType::CreateTime,
-                },
-                expected: None,
-            }
-        };
-        let batches = self.records.iter().map(batch).collect();
-        Append { batches, dedupe: self.name, level: Durability::Object }
     }
 }
 
@@ -577,44 +543,6 @@ impl Exclusive {
             }
         }
         Ok(())
-    }
-}
-
-/// Runs a taker against a store that answers at once.
-pub(crate) fn take_over(
-    store: &mut Store,
-    shard: ShardId,
-    now: Micros,
-    nonces: u64,
-) -> Result<Leadership, Violation> {
-    let nonces = StdRng::seed_from_u64(nonces);
-    let (mut taker, mut ask) = Taker::new(CLUSTER, shard, timestamp(now), nonces);
-    loop {
-        let answer = match ask {
-            Ask::Lead(leadership) => return Ok(*leadership),
-            Ask::Manifest => {
-                let manifest = store.manifest.as_ref();
-                Answer::Manifest(manifest.map(|(bytes, _)| Manifest::decode(bytes).expect("a manifest")))
-            }
-            Ask::CreateManifest(manifest) => {
-                let bytes = Manifest { gap: GAP, ..manifest }.encode().expect("a new manifest is small");
-                store.apply(&Op::CreateManifest(bytes));
-                Answer::ManifestCreated
-            }
-            Ask::Snapshot(_) => Answer::Snapshot(None),
-            Ask::Object(seq) => {
-                let object = store.objects.get(&Key::Wal(seq.get()));
-                Answer::Object(object.and_then(|object| object.path_object()).map(Box::new))
-            }
-            Ask::PutEpoch { seq, body, .. } => match store.apply(&Op::Create(Key::Wal(seq.get()), body)).0 {
-                store::Answer::Put(put) => Answer::Put(put),
-                _ => Answer::Put(PutAnswer::Unknown),
-            },
-        };
-        ask = match taker.next(answer) {
-            Ok(ask) => ask,
-            Err(error) => return violation("alarm", format!("the shard cannot be led: {error:?}")),
-        };
     }
 }
 

@@ -3,12 +3,13 @@
 //! Three worlds, each played from one seed on one thread, without a clock:
 //! - `world`: several nodes, in half the seeds with journals on disks that fail, and clients, readers and compactors around
 //!   one shard on a shared store;
-//! - `cluster`: several nodes that share several shards and agree by leases, in a Redis that is wiped, gone or split;
+//! - `cluster`: several nodes that share several shards and agree by leases, in a Redis that is wiped, gone or split; clients
+//!   delete and create topics meanwhile, and each node has its own copy of them;
 //! - `exclusive`: one process with a journal on a disk that fails, on a store of its own.
 //!
 //! `check` judges the first by the protocol's own definition of the valid log, after each change of the store. What is
 //! driven: `Taker`, `LeaderCore` (turns, pending frames, refusals, marks, leftovers, `Writer`), `Reader`, `Walk`,
-//! `ShardState`, `Leases`, the journal's writer and replay, the compactor's plan, copy and change, and all codecs. What is not: the
+//! `ShardState`, `Leases`, the gateway's `Replica` of the topics, the journal's writer and replay, the compactor's plan, copy and change, and all codecs. What is not: the
 //! async drivers around them.
 //!
 //! `SIM_SEEDS` and `SIM_MINUTES` make runs longer; `SIM_SEED` plays one seed; if it fails, the last `SIM_LINES` of
@@ -27,6 +28,7 @@ mod reader;
 mod rng;
 mod stats;
 mod store;
+mod takeover;
 mod world;
 
 use std::str::FromStr;
@@ -36,7 +38,7 @@ use forebay_log::testing::mutation::{self, Mutation};
 use tokio::time::Instant;
 
 use crate::check::Violation;
-use crate::cluster::ClusterStats;
+use crate::cluster::{Broken, ClusterStats};
 use crate::exclusive::DiskStats;
 use crate::stats::{FAULTS, ROWS, Row, Stats};
 
@@ -51,9 +53,14 @@ const SEEDS_FOR_ALL: u64 = 2_000;
 const TRACE_LINES: usize = 200;
 
 /// Seeds that found a fault in the code of their time: (what, world, seed).
-const FOUND: [(&str, World, u64); 2] = [
+const FOUND: [(&str, World, u64); 3] = [
     ("a replayed append was answered in another order than its request's", World::Exclusive, 3),
     ("damage after damage gave offsets of lost records out again", World::Exclusive, 1_660),
+    (
+        "a topic was called missing that had just replaced another, which its leader knew to be gone",
+        World::Cluster,
+        33,
+    ),
 ];
 
 /// Where a seed is played.
@@ -93,7 +100,7 @@ impl World {
                 (result, played.trace, played.disk) = (run.result, run.trace, run.stats);
             }
             Self::Cluster => {
-                let run = cluster::run(seed, traced);
+                let run = cluster::run(seed, traced, None);
                 (result, played.trace, played.cluster) = (run.result, run.trace, run.stats);
             }
         }
@@ -268,6 +275,35 @@ fn every_broken_rule_is_found() {
                 println!("{case:<8}{name:<26}{what:<14}{seeds:>7}{limit:>8}  {detail}");
             }
             None => missed.push(name),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// Each rule of the topics' copies, and within how many seeds it is found that it is broken.
+const BROKEN_TOPICS: [(Broken, u64); 8] = [
+    (Broken::DeleteNotWaited, 100),
+    (Broken::Unconfirmed, 500),
+    (Broken::AsOfTheAnswer, 500),
+    (Broken::MissNotLookedFor, 100),
+    (Broken::VersionNotCarried, 100),
+    (Broken::UnitNotAsked, 500),
+    (Broken::GoneIsMissing, 500),
+    (Broken::OldBelieved, 100),
+];
+
+#[test]
+fn every_broken_rule_of_topics_is_found() {
+    let mut missed = Vec::new();
+    for (broken, limit) in BROKEN_TOPICS {
+        let found = (0..limit).find_map(|seed| {
+            cluster::run(seed, false, Some(broken)).result.err().map(|found| (seed + 1, found))
+        });
+        match found {
+            Some((seeds, Violation { what, detail })) => {
+                println!("{broken:?} is found as {what} after {seeds} of {limit} seeds: {detail}");
+            }
+            None => missed.push(broken),
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");

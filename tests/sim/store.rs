@@ -10,8 +10,24 @@ use forebay_log::format::record_batch;
 use forebay_log::format::wal_object::{Footer, ObjectKind, WalHeader, decode_object};
 use forebay_log::shard::taker::{PathObject, PutAnswer};
 
+use crate::world::number;
+
 /// Identifies a record: its value.
 pub(crate) type RecordId = u64;
+
+/// Bits of a record's number that do not say which topic it is in: what is sent again to a later topic of the same name
+/// is another record.
+const RECORD_BITS: u32 = 40;
+
+/// Returns a record as it is in the topic of a number.
+pub(crate) fn in_topic(record: RecordId, topic: u64) -> RecordId {
+    record | topic << RECORD_BITS
+}
+
+/// Returns the number of the topic that a record is in.
+pub(crate) fn topic_of(record: RecordId) -> u64 {
+    record >> RECORD_BITS
+}
 
 /// The name of an object. The manifest is a register of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +95,7 @@ impl Object {
         for entry in footer.entries.iter().filter(|entry| entry.count > 0) {
             let range = entry.range();
             let region = bytes.slice(range.start as usize..range.end as usize);
-            runs.extend(decode_runs(usize::from(entry.partition.partition.get()), region));
+            runs.extend(decode_runs(number(entry.partition), region));
         }
         Self { bytes, header: Some(header), footer, runs }
     }

@@ -23,12 +23,34 @@ use crate::store::{Answer, Changed, Key, Op, Store};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId::new(0x5eed);
 pub(crate) const SHARD: ShardId = ShardId::new(0);
-const TOPIC: TopicId = TopicId::new(0x70);
+/// The first topic's id; others follow it.
+const TOPIC: u128 = 0x70;
+/// Most partitions of a topic.
+pub(crate) const TOPIC_PARTITIONS_MAX: u16 = 4;
 /// Where clocks stand when a simulation begins.
 const EPOCH_MILLIS: i64 = 1_700_000_000_000;
 
+/// Returns the id of the topic of a number.
+pub(crate) fn topic(number: u64) -> TopicId {
+    TopicId::new(TOPIC + u128::from(number))
+}
+
+/// Returns the partition of a number: those of the first topic come first.
 pub(crate) fn partition(number: usize) -> TopicPartition {
-    TopicPartition { topic: TOPIC, partition: PartitionId::new(number as u16) }
+    let topics = usize::from(TOPIC_PARTITIONS_MAX);
+    let partition = PartitionId::new((number % topics) as u16);
+    TopicPartition { topic: topic((number / topics) as u64), partition }
+}
+
+/// Returns the number of a topic.
+pub(crate) fn topic_number(id: TopicId) -> u64 {
+    (id.get() - TOPIC) as u64
+}
+
+/// Returns the number of a partition.
+pub(crate) fn number(partition: TopicPartition) -> usize {
+    let first = topic_number(partition.topic) as usize * usize::from(TOPIC_PARTITIONS_MAX);
+    first + usize::from(partition.partition.get())
 }
 
 pub(crate) fn timestamp(now: Micros) -> Timestamp {
@@ -212,7 +234,7 @@ impl World {
         self.calm();
         let begun = self.now;
         let bound = begun + 2 * HOUR + 300 * self.config.pace;
-        let to_read = self.judge.log.each_ref().map(Vec::len);
+        let to_read = std::array::from_fn(|partition| self.judge.log[partition].len());
         loop {
             for _ in 0..20 {
                 self.step()?;

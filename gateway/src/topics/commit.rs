@@ -72,10 +72,7 @@ impl Topics {
                 let most = limits::TOPICS_SWAP_PAUSE_MAX.as_millis().try_into().unwrap_or(u64::MAX);
                 tokio::time::sleep(Duration::from_millis(ids.random_range(0..=most))).await;
             }
-            let (base, revision) = {
-                let known = self.known.read();
-                (Arc::clone(&known.file), known.revision.clone())
-            };
+            let (base, revision) = self.replica.read().base();
             let is_current = !self.shared || self.is_as_of(asked, Duration::ZERO);
             let mut file = TopicsFile::clone(&base);
             let mut drawn = Drawn { ids: &mut *ids, shards: self.shards, now: self.clock.now() };
@@ -104,7 +101,8 @@ impl Topics {
         let began = Instant::now();
         match self.store.swap(&self.keys.topics(), revision.as_ref(), body).await {
             Ok(Swap::Swapped(revision)) => {
-                self.take(file, revision, began);
+                let gone = self.replica.write().swapped(file, revision, began);
+                self.tell_gone(gone);
                 self.written.send_replace(version);
                 Ok(true)
             }

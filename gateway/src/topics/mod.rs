@@ -11,8 +11,8 @@
 mod change;
 mod commit;
 mod error;
-mod known;
 mod look;
+pub mod replica;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -37,8 +37,7 @@ use crate::limits;
 use change::Change;
 use commit::Pending;
 pub use error::{TopicVersion, TopicsError};
-use known::Known;
-use look::Looks;
+use replica::Replica;
 pub use settings::describe;
 
 /// Settings by name, `partitions` among them, as a client sends them. Null stands for the default.
@@ -64,8 +63,9 @@ pub struct Topics {
     clock: Arc<dyn Clock>,
     shards: u16,
     shared: bool,
-    known: RwLock<Known>,
-    looks: Looks,
+    replica: RwLock<Replica<Revision>>,
+    /// Sees each end of a look.
+    looked: watch::Sender<()>,
     waiting: Mutex<Vec<Pending>>,
     /// Held by whoever swaps the register, with what new topics' ids are drawn from.
     writer: tokio::sync::Mutex<StdRng>,
@@ -111,8 +111,8 @@ impl Topics {
             clock,
             shards,
             shared,
-            known: RwLock::new(Known::new(file, revision, began)),
-            looks: Looks::default(),
+            replica: RwLock::new(Replica::new(file, revision, began)),
+            looked: watch::Sender::new(()),
             waiting: Mutex::new(Vec::new()),
             writer: tokio::sync::Mutex::new(ids),
             forget: OnceLock::new(),
@@ -130,7 +130,7 @@ impl Topics {
 
     /// Returns a topic as far as this node knows, without a look at the store.
     pub fn get(&self, name: &TopicName) -> Option<Arc<Topic>> {
-        self.known.read().by_name.get(name).map(Arc::clone)
+        self.replica.read().get(name)
     }
 
     /// Returns a topic, for a request that begins.
@@ -173,7 +173,11 @@ impl Topics {
         name: &TopicName,
         fits: impl Fn(&Topic) -> bool,
     ) -> Result<Arc<Topic>, TopicsError> {
-        self.find_at(name, fits, Instant::now()).await
+        if !self.shared {
+            return self.get_or_missing(name);
+        }
+        let asked = Instant::now();
+        self.ask_anew(asked, |replica, now| replica.find(name, &fits, asked, now)).await
     }
 
     /// Returns a topic to append to, at a level or at the topic's own.
@@ -193,33 +197,16 @@ impl Topics {
         partition: Option<PartitionId>,
         level: Option<Durability>,
     ) -> Result<Arc<Topic>, TopicsError> {
+        if !self.shared {
+            return self.get_or_missing(name);
+        }
         let asked = Instant::now();
         let fits = |topic: &Topic| partition.is_none_or(|partition| partition.get() < topic.partitions);
-        let topic = self.find_at(name, fits, asked).await?;
-        let level = level.unwrap_or(topic.settings.durability);
-        if !self.shared || level == Durability::Local || self.is_as_of(asked, limits::TOPICS_TRUST) {
-            return Ok(topic);
-        }
-        self.confirmed(asked, limits::TOPICS_TRUST).await?;
-        self.get(name).ok_or_else(|| TopicsError::NotFound { name: name.clone() })
+        self.ask_anew(asked, |replica, now| replica.find_to_append(name, fits, level, (asked, now))).await
     }
 
-    async fn find_at(
-        self: &Arc<Self>,
-        name: &TopicName,
-        fits: impl Fn(&Topic) -> bool,
-        asked: Instant,
-    ) -> Result<Arc<Topic>, TopicsError> {
-        let missing = || TopicsError::NotFound { name: name.clone() };
-        if !self.shared {
-            return self.get(name).ok_or_else(missing);
-        }
-        self.catch_up(asked).await;
-        if let Some(topic) = self.get(name).filter(|topic| fits(topic)) {
-            return Ok(topic);
-        }
-        self.confirmed(asked, Duration::ZERO).await?;
-        self.get(name).ok_or_else(missing)
+    fn get_or_missing(&self, name: &TopicName) -> Result<Arc<Topic>, TopicsError> {
+        self.get(name).ok_or_else(|| TopicsError::NotFound { name: name.clone() })
     }
 
     /// Returns the topic of this id; none if it was deleted, or never was.
@@ -230,12 +217,11 @@ impl Topics {
     /// # Cost
     /// None while it is known; else as [`Self::find`].
     pub async fn find_id(self: &Arc<Self>, id: TopicId) -> Result<Option<Arc<Topic>>, TopicsError> {
-        let get = || self.known.read().by_id.get(&id).map(Arc::clone);
-        let asked = Instant::now();
-        match get() {
-            None if self.shared => self.confirmed(asked, Duration::ZERO).await.map(|()| get()),
-            found => Ok(found),
+        if !self.shared {
+            return Ok(self.replica.read().get_id(id));
         }
+        let asked = Instant::now();
+        self.ask(|replica, now| replica.find_id(id, asked, now)).await
     }
 
     /// Brings what this node knows up to date, for a request that begins and looks at many topics.
@@ -244,7 +230,10 @@ impl Topics {
     /// As [`Self::find`].
     pub async fn refresh(self: &Arc<Self>) {
         if self.shared {
-            self.catch_up(Instant::now()).await;
+            let asked = Instant::now();
+            if let Err(error) = self.ask_anew(asked, |replica, now| replica.catch_up(asked, now)).await {
+                tracing::debug!(%error, "a request goes on with what is known of the topics");
+            }
         }
     }
 
@@ -265,7 +254,7 @@ impl Topics {
 
     /// Returns the version of the register that this node knows: what calls between nodes carry.
     pub fn version(&self) -> u64 {
-        self.known.read().file.version
+        self.replica.read().version()
     }
 
     /// Returns what changes with each version of the register that this node writes, so that others can be told.
@@ -275,7 +264,7 @@ impl Topics {
 
     /// Notes that the register has this version or a later one: an older copy is not trusted any more. Costs nothing.
     pub fn hint(&self, version: u64) {
-        self.known.write().hint(version, Instant::now());
+        self.replica.write().hint(version, Instant::now());
     }
 
     /// Waits until this node knows a version of the register, which another node has seen.
@@ -286,10 +275,11 @@ impl Topics {
     /// # Cost
     /// None if it is known; else as [`Self::find`].
     pub async fn at_least(self: &Arc<Self>, version: u64) -> Result<(), TopicsError> {
-        if self.shared && self.version() < version {
-            self.confirmed(Instant::now(), Duration::ZERO).await?;
+        if !self.shared {
+            return if self.version() < version { Err(TopicsError::Stale) } else { Ok(()) };
         }
-        if self.version() < version { Err(TopicsError::Stale) } else { Ok(()) }
+        let asked = Instant::now();
+        self.ask(|replica, now| replica.at_least(version, asked, now)).await
     }
 
     /// Returns up to `limit` topics whose names start with a prefix and come after a name, in order, and whether
@@ -300,7 +290,7 @@ impl Topics {
         after: Option<&TopicName>,
         limit: usize,
     ) -> (Vec<(TopicName, Arc<Topic>)>, bool) {
-        let known = self.known.read();
+        let known = self.replica.read();
         let mut found = known
             .by_name
             .iter()
@@ -312,12 +302,12 @@ impl Topics {
 
     /// Returns all topics.
     pub fn all(&self) -> Vec<Arc<Topic>> {
-        self.known.read().by_name.values().cloned().collect()
+        self.replica.read().by_name.values().cloned().collect()
     }
 
     /// Returns the topics that were deleted and whose records may still be stored.
     pub fn deleted(&self) -> Vec<TopicId> {
-        self.known.read().file.deleted.iter().map(|topic| topic.id).collect()
+        self.replica.read().file.deleted.iter().map(|topic| topic.id).collect()
     }
 
     /// Creates a topic, or confirms one that has the settings named. Tells whether it is new.
@@ -393,15 +383,10 @@ impl Topics {
     }
 
     fn is_as_of(&self, asked: Instant, trust: Duration) -> bool {
-        self.known.read().is_as_of(asked, trust)
+        self.replica.read().is_as_of(asked, trust)
     }
 
-    /// Takes a content of the register over. Readers that are told of a deletion find it in the copy.
-    fn take(&self, file: TopicsFile, revision: Revision, as_of: Instant) {
-        let gone = self.known.write().take(file, revision, as_of);
-        self.tell_gone(gone);
-    }
-
+    /// Readers that are told of a deletion find it in the copy.
     fn tell_gone(&self, gone: Vec<TopicId>) {
         if let Some(Forget(forget)) = self.forget.get() {
             gone.into_iter().for_each(forget);

@@ -1,14 +1,30 @@
 //! Several nodes that share several shards and agree by leases: the real lease machine over a simulated Redis, with the
-//! real leaders and takers over simulated stores, and one journal per node for all that it leads.
+//! real leaders and takers over simulated stores, and one journal per node for all that it leads (`leases`, `leading`,
+//! `journal`).
 //!
 //! Three acts. In the first nodes crash, stop in order, stand still and lose sight of each other, while Redis is wiped,
 //! rolled back, gone, or two. In the second nothing fails any more: within a bounded time each shard has exactly one
 //! leader, the best. In the third Redis is wiped, and nobody moves; a leader loses the way to the store, and others lead;
-//! then a leader is killed, and is replaced long before its lease would expire. Safety is judged as in the other world, for each shard.
+//! then a leader is killed, and is replaced long before its lease would expire. Safety is judged as in the other world, for
+//! each shard.
+//!
+//! Meanwhile clients delete, create and grow topics through any node, each of which has its own copy of their register
+//! (`topics`, `change`) and finds by it where a produce goes (`produce`). What clients are told of topics is judged by what
+//! the register held, and when (`history`). Once nothing fails copies are never older than their trust allows.
 
+mod change;
 mod client;
+mod event;
+mod faults;
+mod history;
+mod journal;
+mod leading;
+mod leases;
 mod node;
+mod produce;
 mod redis;
+mod stats;
+mod topics;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,18 +32,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_log::coordinator::lease;
-use forebay_log::coordinator::{Lease, NodeInfo};
-use forebay_log::model::ShardId;
 use forebay_log::shard::taker::PutAnswer;
+use tokio::time::Instant;
 
-use self::client::{Client, Request};
+use self::client::Client;
+use self::event::{Event, Led, Read, Scheduled};
+use self::history::Register;
 use self::node::Node;
-use self::redis::{Call, Redis};
+use self::redis::Redis;
+pub(crate) use self::stats::ClusterStats;
+pub(crate) use self::topics::Broken;
+use self::topics::Purpose;
 use crate::check::{Check, Judge, violation};
 use crate::config::{MILLI, Micros, SECOND};
-use crate::exclusive::GAP;
 use crate::rng::Rng;
 use crate::store::{Changed, Key, Op, Store};
+use crate::takeover::GAP;
 
 /// How long the cluster may take to settle once nothing fails any more.
 const SETTLES_WITHIN: Micros = 120 * SECOND;
@@ -42,236 +62,6 @@ const STAYS_FOR: Micros = 30 * SECOND;
 const LOOKS: u32 = 4;
 /// So much does not happen in one instant, unless two set each other off for ever.
 const AT_ONCE_MAX: u64 = 10_000;
-
-/// What happened in the runs of this world.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ClusterStats {
-    pub(crate) steps: u64,
-    pub(crate) acked: u64,
-    pub(crate) leaderships: u64,
-    /// Leaderships that were handed over.
-    pub(crate) moves: u64,
-    pub(crate) with_leftovers: u64,
-    /// Requests that another node than the client's passed on.
-    pub(crate) forwarded: u64,
-    pub(crate) crashes: u64,
-    pub(crate) drains: u64,
-    pub(crate) stalls: u64,
-    pub(crate) wipes: u64,
-    pub(crate) splits: u64,
-    pub(crate) rollbacks: u64,
-    pub(crate) outages: u64,
-    pub(crate) doubts: u64,
-    /// Hand-overs that did not wait for the store any longer.
-    pub(crate) given_up: u64,
-}
-
-impl ClusterStats {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
-        [
-            ("steps", &mut self.steps),
-            ("acknowledged appends", &mut self.acked),
-            ("leaderships", &mut self.leaderships),
-            ("moves", &mut self.moves),
-            ("leaderships with leftovers", &mut self.with_leftovers),
-            ("forwarded requests", &mut self.forwarded),
-            ("crashes", &mut self.crashes),
-            ("drains", &mut self.drains),
-            ("stalls", &mut self.stalls),
-            ("wipes", &mut self.wipes),
-            ("splits", &mut self.splits),
-            ("rollbacks", &mut self.rollbacks),
-            ("outages", &mut self.outages),
-            ("doubts", &mut self.doubts),
-            ("hand-overs without a flush", &mut self.given_up),
-        ]
-    }
-
-    pub(crate) fn add(&mut self, mut other: Self) {
-        for ((_, sum), (_, more)) in self.fields().into_iter().zip(other.fields()) {
-            *sum += *more;
-        }
-    }
-
-    /// Returns all counts by name.
-    pub(crate) fn counts(mut self) -> Vec<(&'static str, u64)> {
-        self.fields().into_iter().map(|(name, count)| (name, *count)).collect()
-    }
-}
-
-/// One leadership: what comes for an earlier one is void.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Led {
-    node: usize,
-    life: u64,
-    shard: usize,
-    epoch: u32,
-}
-
-/// What a leader reads.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Read {
-    Back,
-    Floor,
-    Proof,
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A node's lease machine wants to be woken.
-    Wake {
-        node: usize,
-        life: u64,
-    },
-    /// Something becomes known to it.
-    Told {
-        node: usize,
-        life: u64,
-        event: lease::Event,
-    },
-    /// A call reaches Redis.
-    Call {
-        node: usize,
-        life: u64,
-        call: Call,
-    },
-    /// A probe reaches whoever has the address.
-    Probe {
-        node: usize,
-        life: u64,
-        shard: ShardId,
-        whom: Lease,
-    },
-    /// A taker reaches the store.
-    TakeOver {
-        node: usize,
-        life: u64,
-        shard: usize,
-    },
-    /// A leader that is to give its shard away has asked the successor.
-    HandOver {
-        led: Led,
-        to: Option<NodeInfo>,
-    },
-    /// One that has not stored everything in time gives its shard away all the same.
-    GiveUp {
-        led: Led,
-    },
-    /// A predecessor tells the successor to lead.
-    Lead {
-        node: usize,
-        life: u64,
-        from: Led,
-    },
-    /// A leader looks whether it still leads.
-    Doubt {
-        led: Led,
-    },
-    /// A PUT reaches the store.
-    Put {
-        led: Led,
-        seq: u64,
-        bytes: Bytes,
-        answered: bool,
-    },
-    PutAnswered {
-        led: Led,
-        seq: u64,
-        answer: PutAnswer,
-    },
-    Read {
-        led: Led,
-        seq: u64,
-        what: Read,
-    },
-    Flush {
-        led: Led,
-    },
-    Journal {
-        node: usize,
-        life: u64,
-    },
-    /// A leader gets what it reads back from the journal.
-    Load {
-        led: Led,
-    },
-    /// A node looks whether the leaders it follows are there.
-    Follow {
-        node: usize,
-        life: u64,
-    },
-    Start {
-        node: usize,
-    },
-    /// A request reaches a node, from a client or from another node.
-    Request {
-        node: usize,
-        request: Request,
-        hops: u32,
-    },
-    /// A client acts.
-    Client {
-        client: usize,
-    },
-    /// A client hears of an attempt, or gives up waiting.
-    Result {
-        client: usize,
-        attempt: u64,
-        result: Option<bool>,
-    },
-    /// Something fails.
-    Fault,
-}
-
-impl Event {
-    /// Returns the node whose process must run for this to happen.
-    fn at_node(&self) -> Option<usize> {
-        match self {
-            Self::Wake { node, .. }
-            | Self::Told { node, .. }
-            | Self::Lead { node, .. }
-            | Self::Journal { node, .. }
-            | Self::Follow { node, .. }
-            | Self::Request { node, .. }
-            | Self::TakeOver { node, .. } => Some(*node),
-            Self::PutAnswered { led, .. }
-            | Self::Read { led, .. }
-            | Self::Flush { led }
-            | Self::Load { led }
-            | Self::HandOver { led, .. }
-            | Self::GiveUp { led }
-            | Self::Doubt { led } => Some(led.node),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    event: Event,
-    at: Micros,
-    tie: u64,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.tie) == (other.at, other.tie)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.tie).cmp(&(other.at, other.tie))
-    }
-}
 
 /// One shard's log, and what is known to be true of it.
 #[derive(Debug)]
@@ -296,6 +86,10 @@ pub(crate) struct Cluster {
     redis: [Redis; 2],
     nodes: Vec<Node>,
     clients: Vec<Client>,
+    register: Register,
+    /// Where all clocks began.
+    origin: Instant,
+    broken: Option<Broken>,
     /// Two nodes that do not reach each other.
     cut: Option<(usize, usize)>,
     /// Nothing fails any more.
@@ -318,7 +112,7 @@ pub(crate) struct ClusterRun {
 }
 
 /// Plays one seed.
-pub(crate) fn run(seed: u64, traced: bool) -> ClusterRun {
+pub(crate) fn run(seed: u64, traced: bool, broken: Option<Broken>) -> ClusterRun {
     let mut rng = Rng::new(seed ^ 0xc105);
     let shards = rng.between(2, 4) as usize;
     let log = || ShardLog { store: Store::default(), judge: Judge::new(GAP), epoch: 0 };
@@ -333,6 +127,9 @@ pub(crate) fn run(seed: u64, traced: bool) -> ClusterRun {
         redis: Default::default(),
         nodes: (0..nodes).map(|number| Node::new(number, &mut rng)).collect(),
         clients: (0..rng.between(1, 3)).map(|_| Client::default()).collect(),
+        register: Register::new(shards),
+        origin: Instant::now(),
+        broken,
         cut: None,
         calm: false,
         lossy: [0.0, 0.01, 0.05][rng.index(3)],
@@ -356,10 +153,12 @@ impl Cluster {
             self.after(SECOND, Event::Client { client });
         }
         self.after(5 * SECOND, Event::Fault);
+        self.after(SECOND, Event::Somebody);
         let act = self.rng.log_between(20 * SECOND, 180 * SECOND);
         self.play_for(act)?;
         self.mend();
         self.settle()?;
+        self.copies_agree()?;
         self.wiped()?;
         self.cut_off()?;
         self.settle()?;
@@ -381,34 +180,6 @@ impl Cluster {
         }
         self.now = until;
         Ok(())
-    }
-
-    /// From now on nothing fails.
-    fn mend(&mut self) {
-        self.note(|_| "nothing fails from now on".into());
-        (self.calm, self.lossy, self.cut) = (true, 0.0, None);
-        self.local = self.local.min(0.3);
-        self.redis.iter_mut().for_each(|redis| redis.gone_until = 0);
-        for node in 0..self.nodes.len() {
-            self.nodes[node].redis = 0;
-            self.goes_on(node);
-            if self.nodes[node].is_down() {
-                self.after(MILLI, Event::Start { node });
-            }
-        }
-    }
-
-    /// Lets a node that stands still go on at once.
-    fn goes_on(&mut self, node: usize) {
-        let until = std::mem::take(&mut self.nodes[node].stalled_until);
-        let waits = |next: &Scheduled| next.at == until && next.event.at_node() == Some(node);
-        let queue = std::mem::take(&mut self.queue).into_iter();
-        let now = self.now;
-        let moved = queue.map(|Reverse(next)| {
-            let at = if waits(&next) { now } else { next.at };
-            Reverse(Scheduled { at, ..next })
-        });
-        self.queue = moved.collect();
     }
 
     /// Waits until each shard has one leader, the best, which acknowledges, and nothing acknowledged is missing.
@@ -524,7 +295,22 @@ impl Cluster {
         match event {
             Event::Fault => self.fault(),
             Event::Start { node } => self.start(node),
-            Event::Request { node, request, hops } => self.request(node, request, hops),
+            Event::Request { node, request } => self.request(node, request),
+            Event::Forwarded { node, routed } => self.forwarded(node, routed),
+            Event::Gone { node, request, gone } => self.ask(node, Purpose::RouteAgain(request, gone)),
+            Event::Somebody => self.somebody_changes(),
+            Event::Change { node, wish, name } => self.change_arrives(node, wish, name),
+            Event::RegisterRead { node, life, call, revision, version } => {
+                self.register_read((node, life, call), revision, version);
+                Ok(())
+            }
+            Event::SwapLands { node, life, call, revision, file } => {
+                self.swap_lands((node, life, call), revision, file)
+            }
+            Event::RollBack { copy } => {
+                self.roll_back(*copy);
+                Ok(())
+            }
             Event::Client { client } => {
                 self.client_acts(client);
                 Ok(())
@@ -567,56 +353,6 @@ impl Cluster {
         log.judge.now = self.now;
         log.judge.changed(&log.store, Changed::Manifest)?;
         log.judge.changed(&log.store, Changed::Created(Key::Wal(seq)))
-    }
-
-    /// Something fails, now and then, until nothing does.
-    fn fault(&mut self) -> Check {
-        if self.calm {
-            return Ok(());
-        }
-        let again = self.rng.log_between(500 * MILLI, 20 * SECOND);
-        self.after(again, Event::Fault);
-        let node = self.rng.index(self.nodes.len());
-        let lasts = self.rng.log_between(100 * MILLI, 20 * SECOND);
-        match self.rng.below(9) {
-            0 | 1 => {
-                self.crash(node);
-                self.after(lasts, Event::Start { node });
-            }
-            2 | 3 => self.drain(node)?,
-            4 => {
-                self.stats.stalls += 1;
-                self.note(|_| format!("node {node} stands still for {lasts}"));
-                self.nodes[node].stalled_until = self.now + lasts;
-            }
-            5 => {
-                self.stats.wipes += 1;
-                self.note(|_| "Redis is wiped".into());
-                self.redis[0].wipe();
-            }
-            6 => {
-                self.stats.outages += 1;
-                self.note(|_| format!("Redis is gone for {lasts}"));
-                self.redis[0].gone_until = self.now + lasts;
-            }
-            7 if self.rng.chance(0.5) => {
-                self.stats.rollbacks += 1;
-                self.note(|_| "Redis is rolled back".into());
-                self.redis[0].roll_back();
-            }
-            7 => self.redis[0].remember(),
-            _ if self.rng.chance(0.5) => {
-                self.stats.splits += 1;
-                self.nodes[node].redis = 1 - self.nodes[node].redis;
-                self.note(|world| format!("node {node} sees Redis {}", world.nodes[node].redis));
-            }
-            _ => {
-                let other = self.rng.index(self.nodes.len());
-                self.cut = (node != other && self.cut.is_none()).then_some((node, other));
-                self.note(|world| format!("cut: {:?}", world.cut));
-            }
-        }
-        Ok(())
     }
 
     /// Tells whether two nodes reach each other.

@@ -15,8 +15,6 @@ use crate::config::Micros;
 pub(crate) struct Redis {
     nodes: BTreeMap<NodeId, (Micros, NodeInfo)>,
     leases: BTreeMap<ShardId, (Micros, Lease)>,
-    /// What it goes back to when a replica takes its place.
-    older: Option<Box<Redis>>,
     pub(crate) gone_until: Micros,
 }
 
@@ -108,16 +106,8 @@ impl Redis {
         self.leases.clear();
     }
 
-    /// Keeps what a replica has.
-    pub(crate) fn remember(&mut self) {
-        self.older = None;
-        self.older = Some(Box::new(self.clone()));
-    }
-
-    /// A replica that is behind takes over.
-    pub(crate) fn roll_back(&mut self) {
-        if let Some(older) = self.older.take() {
-            (self.nodes, self.leases) = (older.nodes, older.leases);
-        }
+    /// A replica takes over that has what there was some time ago.
+    pub(crate) fn roll_back(&mut self, older: Self) {
+        (self.nodes, self.leases) = (older.nodes, older.leases);
     }
 }
