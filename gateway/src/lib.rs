@@ -29,7 +29,6 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use forebay_log::clock::SystemClock;
 use rand::TryRngCore as _;
-use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::node::Node;
@@ -40,10 +39,13 @@ use crate::node::Node;
 /// Whatever keeps the node from serving, or from stopping with an empty journal, in words for the operator.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     tracing::info!("settings: {}", config.to_string().replace('\n', ", "));
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; --listen chooses another address", config.listen))?;
-    let address = listener.local_addr()?;
+    let taken = || format!("cannot listen on {}; --listen chooses another address", config.listen);
+    let bound = listen::Bound::new(config.listen).with_context(taken)?;
+    let address = bound.address()?;
+    if config.cluster.is_none() {
+        // Its clients wait until it is there. Those of one of many go to another.
+        bound.listen().with_context(taken)?;
+    }
     let seed = rand::rngs::OsRng.try_next_u64().context("the system gives no randomness")?;
     let mut shutdown = pin!(shutdown);
     let node = tokio::select! {
@@ -51,6 +53,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
         // It may wait for a store that is slow. Nothing was accepted yet.
         () = &mut shutdown => return Ok(()),
     };
+    let listener = bound.into_listener().with_context(taken)?;
     tracing::info!(url = %format!("http://{address}"), store = %config.store, "listening on http://{address}");
     tracing::info!("try: curl -X PUT http://{address}/v1/topics/orders");
     let served = tokio::spawn(listen::serve(listener, Arc::clone(&node)));

@@ -93,6 +93,8 @@ pub const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
 pub const ENDLESS_IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 /// Pause of such a body after which the lines read so far are stored.
 pub const UNIT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest that its lines wait for more of them.
+pub const UNIT_AGE_MAX: Duration = Duration::from_secs(1);
 /// Records from which a unit's share of one partition is encoded by its own request instead of its shard's leader.
 pub const ENCODE_RECORDS_MIN: usize = 64;
 /// Bytes from which it is.
@@ -306,6 +308,8 @@ pub const PROBE_ATTEMPTS_MAX: u32 = 8;
 /// Pause between two of them.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
+/// Connections that the system holds until the node takes them.
+pub const BACKLOG: i32 = 1024;
 /// How long one of many nodes goes on as before when it stops, not ready any more: balancers notice, its clients go
 /// elsewhere, and what it leads is handed over.
 pub const STOP_NOTICE: Duration = Duration::from_secs(2);

@@ -93,6 +93,10 @@ pub const ADMISSION_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const PUT_BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two PUTs of one object.
 pub const PUT_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Wait for the answer to a PUT of next to nothing before it is sent again: some servers let one hang that others take.
+pub const PUT_CALL_MIN: Duration = Duration::from_secs(8);
+/// Bytes in a second that a PUT is given more time for.
+pub const PUT_RATE_MIN: u64 = 512 * 1024;
 /// Longest wait for one answer of the store.
 pub const STORE_CALL_MAX: Duration = Duration::from_secs(30);
 /// Attempts of a taker before it reports that the shard cannot be led.

@@ -11,6 +11,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -37,6 +39,37 @@ use connection::Connection;
 
 /// Pause after an error that closes no connection, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
+/// An address that nobody else can listen on any more, and that refuses connections yet.
+#[derive(Debug)]
+pub(crate) struct Bound(Socket);
+
+impl Bound {
+    pub(crate) fn new(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // Connections of a process before may still be there.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(Self(socket))
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        let address = self.0.local_addr()?.as_socket();
+        address.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// Takes connections from now on, which wait until they are served.
+    pub(crate) fn listen(&self) -> io::Result<()> {
+        self.0.listen(limits::BACKLOG)
+    }
+
+    /// Takes connections, if it does not yet.
+    pub(crate) fn into_listener(self) -> io::Result<TcpListener> {
+        self.listen()?;
+        TcpListener::from_std(self.0.into())
+    }
+}
 
 /// Serves a node until it stops and every request under way is answered.
 pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {

@@ -116,7 +116,17 @@ async fn open_cluster(
             Swap::Swapped(_) | Swap::Conflict => {}
         }
     }
-    let found = store.read_register(&key).await?.context("the cluster's root is gone")?;
+    open_root(store, &key, (node, mine), config).await
+}
+
+/// Reads the cluster's root, which names this node, or a cluster of nodes; or makes it do so.
+async fn open_root(
+    store: &Store,
+    key: &StorePath,
+    (node, mine): (NodeId, CoordinatorKind),
+    config: &Config,
+) -> anyhow::Result<ClusterFile> {
+    let found = store.read_register(key).await?.context("the cluster's root is gone")?;
     let cluster = ClusterFile::decode(&found.body).context("cannot read the cluster's root")?;
     match (&cluster.coordinator, &mine) {
         (there, mine) if there == mine => Ok(cluster),
@@ -124,7 +134,18 @@ async fn open_cluster(
             if config.replace_node == Some(*owner)
                 || (*mine == CoordinatorKind::Redis {} && *owner == node) =>
         {
-            replace_owner(store, &key, found.revision, cluster, mine.clone()).await
+            if let Some(cluster) =
+                replace_owner(store, key, found.revision, cluster.clone(), mine.clone()).await?
+            {
+                return Ok(cluster);
+            }
+            // Another node that starts at the same time came first: what it wrote decides, and is written once.
+            let found = store.read_register(key).await?.context("the cluster's root is gone")?;
+            let cluster = ClusterFile::decode(&found.body).context("cannot read the cluster's root")?;
+            if cluster.coordinator == *mine {
+                return Ok(cluster);
+            }
+            bail!("another node took the place of {owner} just now")
         }
         (CoordinatorKind::Embedded { node: owner }, _) if store.is_exclusive() => bail!(
             "the store belongs to another node: {owner}, this one is {node}; a store without a Redis coordinator \
@@ -141,22 +162,22 @@ async fn open_cluster(
 
 /// Makes this node, or a cluster of nodes, the owner that the cluster's root names, instead of a single node. No harm
 /// comes from it if that node still runs: EPOCHs of others end its leaderships, and what it acknowledged at `object` is
-/// stored.
+/// stored. None if somebody else has changed the root meanwhile.
 async fn replace_owner(
     store: &Store,
     key: &StorePath,
     revision: Revision,
     mut cluster: ClusterFile,
     owner: CoordinatorKind,
-) -> anyhow::Result<ClusterFile> {
+) -> anyhow::Result<Option<ClusterFile>> {
     cluster.version += 1;
     let before = std::mem::replace(&mut cluster.coordinator, owner);
     match store.swap(key, Some(&revision), cluster.encode()?).await.context("cannot replace the node")? {
         Swap::Swapped(_) => {
             tracing::warn!(?before, now = ?cluster.coordinator, "the store has another owner from now on");
-            Ok(cluster)
+            Ok(Some(cluster))
         }
-        Swap::Conflict => bail!("another node changed the cluster's root just now; start again"),
+        Swap::Conflict => Ok(None),
     }
 }
 

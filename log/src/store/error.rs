@@ -58,7 +58,7 @@ pub enum StoreError {
         #[source]
         source: object_store::Error,
     },
-    /// The store gave no answer within [`STORE_CALL_MAX`](crate::limits::STORE_CALL_MAX).
+    /// The store gave no answer in time: [`STORE_CALL_MAX`](crate::limits::STORE_CALL_MAX), or less for a small PUT.
     #[error("object store gave no answer: operation={operation} key={key} limit_ms={}", limit.as_millis())]
     TimedOut {
         /// What was asked.

@@ -46,7 +46,7 @@ pub use self::url::{InvalidStoreUrl, StoreUrl};
 
 use self::local::LocalObjects;
 use self::s3::S3Objects;
-use crate::limits::{PUT_BACKOFF_MAX, PUT_BACKOFF_MIN, STORE_CALL_MAX};
+use crate::limits::{PUT_BACKOFF_MAX, PUT_BACKOFF_MIN, PUT_CALL_MIN, PUT_RATE_MIN, STORE_CALL_MAX};
 
 /// The bucket of one cluster. Clones are cheap and share everything, the lock of a `file:` store included.
 #[derive(Clone, Debug)]
@@ -115,7 +115,9 @@ impl Store {
         body: PutPayload,
         mode: PutMode,
     ) -> Result<PutResult, StoreError> {
-        bounded(operation, key, async {
+        let more = Duration::from_millis(body.content_length() as u64 * 1000 / PUT_RATE_MIN);
+        let limit = STORE_CALL_MAX.min(PUT_CALL_MIN + more);
+        bounded_by(limit, operation, key, async {
             let put = self.objects.put_opts(key, body, PutOptions::from(mode));
             put.await.map_err(failed(operation, key))
         })
@@ -129,9 +131,18 @@ async fn bounded<T>(
     key: &Path,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    match tokio::time::timeout(STORE_CALL_MAX, call).await {
+    bounded_by(STORE_CALL_MAX, operation, key, call).await
+}
+
+async fn bounded_by<T>(
+    limit: Duration,
+    operation: Operation,
+    key: &Path,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer,
-        Err(_) => Err(StoreError::TimedOut { operation, key: key.clone(), limit: STORE_CALL_MAX }),
+        Err(_) => Err(StoreError::TimedOut { operation, key: key.clone(), limit }),
     }
 }
 

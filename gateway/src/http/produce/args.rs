@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use forebay_log::model::{Durability, Header, Offset, PartitionId, Record, Timestamp, Topic, TopicName};
+use forebay_log::shard::AppendError;
 
 use crate::http::App;
 use crate::http::error::partition_not_found;
@@ -18,7 +19,7 @@ use crate::http::wire::cloudevents::{EventIn, PREFIX, structured};
 use crate::http::wire::ndjson::{Line, validate_json};
 use crate::http::wire::record_out::TIMESTAMP_MIN;
 use crate::http::wire::records_in::parse_record;
-use crate::produce::{NewRecord, ProduceOptions, Unit};
+use crate::produce::{NewRecord, ProduceError, ProduceOptions, Unit};
 use crate::topics::TopicsError;
 
 pub(in crate::http) const PARAMETERS: [&str; 9] =
@@ -111,6 +112,21 @@ impl ProduceArgs {
             return Err(TopicsError::NotFound { name: self.name.clone() }.into());
         }
         Ok(if newer.is_some() { topic } else { Arc::clone(&self.topic) })
+    }
+
+    /// Turns an error of an append into a problem. A leader may know that the topic is gone while this node still took its
+    /// name for it: one of that name that exists is not missing.
+    pub(super) async fn problem(&self, app: &App, error: ProduceError) -> Problem {
+        if !matches!(error, ProduceError::Append(AppendError::TopicGone)) {
+            return error.into();
+        }
+        match app.topics.find_where(&self.name, |topic| topic.id != self.topic.id).await {
+            Ok(topic) if topic.id != self.topic.id => {
+                Problem::new(Code::NoLeader, "the topic was created anew just now: send it again")
+            }
+            Ok(_) => error.into(),
+            Err(error) => error.into(),
+        }
     }
 
     /// Refuses what would have no effect on a body of this format.

@@ -170,8 +170,14 @@ async fn one_unit(app: &App, args: &ProduceArgs, unit: Unit) -> Result<(Produced
     let count = unit.len() as u64;
     let mut progress = Progress::default();
     let topic = args.topic_for(app, &unit).await?;
-    let enqueued = app.producer.enqueue(&topic, unit, args.sticky, &mut progress, &args.options).await?;
-    Ok((enqueued.acknowledged().await?, count))
+    let sent = async {
+        let enqueued = app.producer.enqueue(&topic, unit, args.sticky, &mut progress, &args.options).await?;
+        enqueued.acknowledged().await
+    };
+    match sent.await {
+        Ok(produced) => Ok((produced, count)),
+        Err(error) => Err(args.problem(app, error).await),
+    }
 }
 
 /// Reads a body that is the value of one record.

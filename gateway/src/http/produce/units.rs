@@ -1,6 +1,9 @@
 //! A body of lines, applied in units in input order: the next unit is read while earlier ones are stored.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::http::App;
 use crate::http::problem::{Code, Effect, Problem};
@@ -27,6 +30,8 @@ pub(super) async fn apply(
 struct LineUnit {
     unit: Unit,
     lines: Vec<u64>,
+    /// When its first line came.
+    begun: Option<Instant>,
 }
 
 /// A unit on its way.
@@ -93,14 +98,16 @@ impl<'a> Units<'a> {
         if next.unit.is_empty() { Ok(()) } else { self.send(next).await }
     }
 
-    /// Returns the next line. When a body of unknown length pauses, what was read of it is sent off first: whoever
-    /// pipes a growing file into a topic sees its lines there. Not when it may be a retry, which has to be cut at the
+    /// Returns the next line. When a body of unknown length pauses, or its first line has waited for long, what was read of
+    /// it is sent off first: whoever pipes a growing file into a topic sees its lines there. Not when it may be a retry, which has to be cut at the
     /// same places, nor in a conditional append, which is one unit.
     async fn next_line(&mut self, body: &mut Lines, next: &mut LineUnit) -> Result<Option<Line>, Problem> {
         let options = &self.args.options;
         let by_arrival = body.is_endless() && options.idempotency.is_none() && options.expected.is_none();
         if by_arrival && !next.unit.is_empty() {
-            if let Ok(line) = tokio::time::timeout(limits::UNIT_PAUSE, body.next_line()).await {
+            let age = next.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+            let pause = limits::UNIT_PAUSE.min(limits::UNIT_AGE_MAX.saturating_sub(age));
+            if let Ok(line) = tokio::time::timeout(pause, body.next_line()).await {
                 return line;
             }
             self.send(std::mem::take(next)).await?;
@@ -120,7 +127,7 @@ impl<'a> Units<'a> {
         if self.args.options.idempotency.is_none() || found_new { limits::UNITS_IN_FLIGHT_MAX } else { 1 }
     }
 
-    async fn send(&mut self, LineUnit { unit, lines }: LineUnit) -> Result<(), Problem> {
+    async fn send(&mut self, LineUnit { unit, lines, .. }: LineUnit) -> Result<(), Problem> {
         while self.waiting.len() >= self.window() {
             self.settle_one().await;
         }
@@ -131,15 +138,17 @@ impl<'a> Units<'a> {
         let topic = self.args.topic_for(self.app, &unit).await?;
         let ProduceArgs { sticky, options, .. } = self.args;
         let enqueued = self.app.producer.enqueue(&topic, unit, *sticky, &mut self.progress, options).await;
-        let enqueued = enqueued.map_err(|error| {
-            let line = error.index().and_then(|index| lines.get(index).copied());
-            let problem = Problem::from(error);
-            match line {
-                Some(line) => problem.with("line", line),
-                None => problem,
+        match enqueued {
+            Ok(enqueued) => self.waiting.push_back(Sent { enqueued, records, last_line }),
+            Err(error) => {
+                let line = error.index().and_then(|index| lines.get(index).copied());
+                let problem = self.args.problem(self.app, error).await;
+                return Err(match line {
+                    Some(line) => problem.with("line", line),
+                    None => problem,
+                });
             }
-        })?;
-        self.waiting.push_back(Sent { enqueued, records, last_line });
+        }
         Ok(())
     }
 
@@ -151,7 +160,11 @@ impl<'a> Units<'a> {
 
     async fn settle_one(&mut self) {
         let Some(Sent { enqueued, records, last_line }) = self.waiting.pop_front() else { return };
-        match (enqueued.acknowledged().await.map_err(Problem::from), &self.failed) {
+        let acknowledged = match enqueued.acknowledged().await {
+            Ok(produced) => Ok(produced),
+            Err(error) => Err(self.args.problem(self.app, error).await),
+        };
+        match (acknowledged, &self.failed) {
             (Ok(produced), None) => self.add(produced, records, last_line),
             (Err(problem), None) => self.failed = Some(problem),
             (Ok(produced), Some(_)) => self.stored_behind |= !produced.replayed,
