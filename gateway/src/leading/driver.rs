@@ -45,13 +45,16 @@ pub(super) struct Inbox {
     pub(super) topics: watch::Receiver<u64>,
     /// The shards of which this node truncated something.
     pub(super) truncated: watch::Receiver<BTreeSet<ShardId>>,
-    pub(super) stop: watch::Receiver<Stop>,
+    pub(super) course: watch::Receiver<Course>,
 }
 
-/// How far the node has stopped.
+/// Where the node is in its life among others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stop {
-    No,
+pub(super) enum Course {
+    /// It watches, and leads nothing: the store may not be fit for it.
+    Watches,
+    /// It takes part.
+    TakesPart,
     /// It gives away what it leads.
     Drains,
     /// Nobody waits for it any more.
@@ -79,6 +82,8 @@ pub(super) struct Driver {
     pub(super) announced: Vec<ShardId>,
     /// Shards whose manifests are being looked at because of a hint.
     pub(super) refreshing: BTreeSet<ShardId>,
+    /// Whether the store is known to be fit.
+    pub(super) takes_part: bool,
     /// When the node began to stop.
     pub(super) stops_since: Option<Instant>,
     pub(super) left: bool,
@@ -114,7 +119,7 @@ impl Driver {
                     self.publish_truncated();
                     Event::Tick
                 }
-                Ok(()) = inbox.stop.changed() => self.stops(*inbox.stop.borrow_and_update()),
+                Ok(()) = inbox.course.changed() => self.goes_on(*inbox.course.borrow_and_update()),
                 () = sleep_until(wake) => Event::Tick,
             };
             self.handle(event);
@@ -162,9 +167,13 @@ impl Driver {
         Event::Tick
     }
 
-    fn stops(&mut self, stop: Stop) -> Event {
+    fn goes_on(&mut self, course: Course) -> Event {
+        self.takes_part = course > Course::Watches;
+        if course <= Course::TakesPart {
+            return Event::Tick;
+        }
         self.stops_since.get_or_insert_with(Instant::now);
-        if stop == Stop::Leaves {
+        if course == Course::Leaves {
             self.handle(Event::Leave);
         }
         match self.leases.me().draining {
@@ -185,7 +194,8 @@ impl Driver {
             let at = slot.at().clone();
             self.tasks.push(async move { Done::Looked(look(at).await) }.boxed());
         }
-        let ready = self.health.is_usable() && self.reins.iter().all(|reins| reins.caught_up);
+        let may_lead = self.takes_part && self.health.is_usable();
+        let ready = may_lead && self.reins.iter().all(|reins| reins.caught_up);
         if ready != self.leases.me().ready {
             self.tell(Event::Ready(ready));
         }

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::driver::{Driver, Inbox, Reins, Stop};
+use super::driver::{Course, Driver, Inbox, Reins};
 use super::health::StoreHealth;
 use super::keeper::{Common, Keeper};
 use super::local::{Local, Standings};
@@ -30,7 +30,7 @@ use crate::shards::ShardSlot;
 /// A node's part in a cluster.
 #[derive(Debug)]
 pub struct Member {
-    stop: watch::Sender<Stop>,
+    course: watch::Sender<Course>,
     ready: watch::Receiver<Readiness>,
     driver: JoinHandle<()>,
     keepers: Vec<JoinHandle<()>>,
@@ -39,7 +39,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins: other nodes can call this one, and it takes part in leading shards, once it has seen what there is.
+    /// Joins: other nodes can call this one, and it sees who leads. It leads nothing before [`Self::take_part`].
     ///
     /// # Errors
     /// Whatever keeps the node from taking part, in words for the operator.
@@ -81,7 +81,7 @@ impl Member {
             news,
         };
         let (keepers, reins) = keep(&common, rng);
-        let (stop, stops) = watch::channel(Stop::No);
+        let (course, courses) = watch::channel(Course::Watches);
         let (set_ready, ready) = watch::channel(Readiness::Begins);
         let inbox = Inbox {
             news: heard,
@@ -89,7 +89,7 @@ impl Member {
             hints: coordinator.hints(),
             topics: means.topics.written(),
             truncated: means.shards.truncated(),
-            stop: stops,
+            course: courses,
         };
         let shards = u16::try_from(reins.len()).expect("there are as many as the cluster's root counts");
         let driver = Driver {
@@ -108,10 +108,11 @@ impl Member {
             unannounced: Vec::new(),
             announced: Vec::new(),
             refreshing: BTreeSet::new(),
+            takes_part: false,
             stops_since: None,
             left: false,
         };
-        Ok(Self { stop, ready, driver: tokio::spawn(driver.run(inbox)), keepers, stop_serving, serving })
+        Ok(Self { course, ready, driver: tokio::spawn(driver.run(inbox)), keepers, stop_serving, serving })
     }
 
     /// Returns what tells whether the node serves: once every shard has a leader and it has caught up with all, for as long
@@ -120,18 +121,23 @@ impl Member {
         self.ready.clone()
     }
 
-    /// Begins to give away what is led here.
-    pub fn drain(&self) {
-        self.stop_at(Stop::Drains);
+    /// Leads shards from now on, once it has seen what there is: the store is fit.
+    pub fn take_part(&self) {
+        self.go_on(Course::TakesPart);
     }
 
-    fn stop_at(&self, next: Stop) {
-        self.stop.send_if_modified(|stop| next > std::mem::replace(stop, next.max(*stop)));
+    /// Begins to give away what is led here.
+    pub fn drain(&self) {
+        self.go_on(Course::Drains);
+    }
+
+    fn go_on(&self, next: Course) {
+        self.course.send_if_modified(|course| next > std::mem::replace(course, next.max(*course)));
     }
 
     /// Gives away what is led here, and leaves.
     pub async fn leave(self) {
-        self.stop_at(Stop::Leaves);
+        self.go_on(Course::Leaves);
         // A task that died has said so already.
         let _ = self.driver.await;
         for keeper in self.keepers {

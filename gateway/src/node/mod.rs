@@ -99,7 +99,8 @@ impl Node {
     /// Whatever keeps the node from serving safely, in words for the operator.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>, seed: u64) -> anyhow::Result<Arc<Self>> {
         let mut rng = StdRng::seed_from_u64(seed);
-        let Opened { id, store, keys, cluster, journal, replay, lock } = open::open(config, &mut rng).await?;
+        let Opened { id, store, keys, cluster, journal, replay, lock, is_probed } =
+            open::open(config, &mut rng).await?;
         let options = TopicsOptions {
             shards: cluster.shards,
             shared: config.cluster.is_some(),
@@ -136,7 +137,12 @@ impl Node {
             Some(settings) => {
                 let routes = Arc::new(Routes::moving(cluster.shards));
                 let joined = Member::join(settings, (id, cluster.id), means, &routes, &mut rng);
-                (Leading::Among(joined.await?), routes)
+                let member = joined.await?;
+                if !is_probed {
+                    open::probe(&store, &keys, config, &mut rng).await?;
+                }
+                member.take_part();
+                (Leading::Among(member), routes)
             }
         };
         let ready = match &leading {

@@ -26,18 +26,22 @@ pub(super) struct Opened {
     pub(super) replay: Option<Replay>,
     /// Held until the last file is closed.
     pub(super) lock: Option<FolderLock>,
+    /// Whether the store is known to be fit for use.
+    pub(super) is_probed: bool,
 }
 
-/// Opens the folder, the store, the cluster and the journal, in this order.
+/// Opens the folder, the store, the cluster and the journal, in this order. The store is not probed yet where the node
+/// joins others in what they have made: that goes on meanwhile.
 pub(super) async fn open(config: &Config, rng: &mut StdRng) -> anyhow::Result<Opened> {
     let persistent = config.store != StoreUrl::Memory;
     let lock = persistent.then(|| lock_data_dir(&config.data_dir)).transpose()?;
     let id = if persistent { node_id(&config.data_dir, rng)? } else { NodeId::random(rng) };
     let store = Store::open_with(&config.store, &config.s3).await.context("cannot open the store")?;
     let keys = Keys::new(config.store.prefix());
-    if !store.is_exclusive() {
-        let probed = probe(&store, &keys, rng).await;
-        probed.with_context(|| format!("the store {} is not fit for use", config.store))?;
+    let joins = config.cluster.is_some() && store.read_register(&keys.cluster()).await?.is_some();
+    let is_probed = !joins;
+    if !store.is_exclusive() && !joins {
+        probe(&store, &keys, config, rng).await?;
     }
     let cluster = open_cluster(&store, &keys, id, config, rng).await?;
     let (journal, replay) = match persistent {
@@ -46,7 +50,7 @@ pub(super) async fn open(config: &Config, rng: &mut StdRng) -> anyhow::Result<Op
             .map(|(journal, replay)| (Some(journal), Some(replay)))?,
         false => (None, None),
     };
-    Ok(Opened { id, store, keys, cluster, journal, replay, lock })
+    Ok(Opened { id, store, keys, cluster, journal, replay, lock, is_probed })
 }
 
 fn lock_data_dir(dir: &Path) -> anyhow::Result<FolderLock> {
@@ -83,8 +87,22 @@ fn write_synced(dir: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::File::open(parent)?.sync_all()
 }
 
+/// Probes the store.
+///
+/// # Errors
+/// It is not fit for use, in words for the operator.
+pub(super) async fn probe(
+    store: &Store,
+    keys: &Keys,
+    config: &Config,
+    rng: &mut StdRng,
+) -> anyhow::Result<()> {
+    let probed = probe_patiently(store, keys, rng).await;
+    probed.with_context(|| format!("the store {} is not fit for use", config.store))
+}
+
 /// Probes the store, again when it fails in the middle of it.
-async fn probe(store: &Store, keys: &Keys, rng: &mut StdRng) -> Result<(), ProbeError> {
+async fn probe_patiently(store: &Store, keys: &Keys, rng: &mut StdRng) -> Result<(), ProbeError> {
     for _ in 1..limits::PROBE_ATTEMPTS_MAX {
         match store.probe(&keys.probes(), rng).await {
             Err(ProbeError::Store(error)) if error.is_retriable() => {

@@ -16,7 +16,7 @@ use crate::limits::STORE_ATTEMPTS_MAX;
 
 /// Writers of one race. A server that checks before it writes lets two of this many through nearly always; more
 /// would take some servers many seconds.
-const RACERS: usize = 4;
+const RACERS: usize = 3;
 
 /// Something every store must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +74,7 @@ impl Store {
     /// succeed.
     ///
     /// # Cost
-    /// About 40 requests for a few bytes each.
+    /// About 35 requests for a few bytes each.
     pub async fn probe(&self, folder: &Path, rng: &mut impl Rng) -> Result<(), ProbeError> {
         let folder = folder.clone().join(format!("{:032x}", rng.random::<u128>()));
         let probe = Probe { store: self, folder };
