@@ -9,10 +9,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::turn;
+use crate::{is_full, turn};
 
 /// WAL objects written before the leader is killed.
 const OBJECTS: usize = 3000;
+/// As many as a shard under load writes in two hours.
+const OBJECTS_FULL: usize = 28_800;
 /// GETs of a takeover beside those of the objects on its path: of registers, snapshots and rolled objects, and of its
 /// readers.
 const GETS_BESIDE: u64 = 200;
@@ -61,7 +63,7 @@ async fn a_takeover_reads_a_bounded_path_after_many_small_flushes_without_a_comp
     let write = |_| write(cluster.clients(), Arc::clone(&finish));
     let writers: JoinSet<u64> = (0..WRITERS).map(write).collect();
     // Each step by itself, so that it is no matter how long all of them take.
-    for objects in (0..=OBJECTS).step_by(100) {
+    for objects in (0..=if is_full() { OBJECTS_FULL } else { OBJECTS }).step_by(100) {
         let written = async || (cluster.store.s3().count_objects("/wal/") >= objects).then_some(());
         eventually("more objects are written", written).await;
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use forebay_log::clock::Clock;
+use forebay_log::keys::Keys;
 use forebay_log::model::{LeaderEpoch, NodeId, Offset, PartitionId, ShardId, Topic};
 use forebay_log::shard::{
     BlockCache, LeaderOptions, Shard, ShardStore, SharedJournal, Signals, TruncateError,
 };
-use forebay_log::store::FolderLock;
+use forebay_log::store::{FolderLock, Store};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -136,12 +137,8 @@ impl Node {
             }
             Some(settings) => {
                 let routes = Arc::new(Routes::moving(cluster.shards));
-                let joined = Member::join(settings, (id, cluster.id), means, &routes, &mut rng);
-                let member = joined.await?;
-                if !is_probed {
-                    open::probe(&store, &keys, config, &mut rng).await?;
-                }
-                member.take_part();
+                let member = Member::join(settings, (id, cluster.id), means, &routes, &mut rng).await?;
+                take_part(&member, (!is_probed).then_some((&store, &keys)), config, &mut rng).await?;
                 (Leading::Among(member), routes)
             }
         };
@@ -267,4 +264,18 @@ impl Node {
             }
         }
     }
+}
+
+/// Has a node that has joined lead, once the store is probed if it is not yet.
+async fn take_part(
+    member: &Member,
+    unprobed: Option<(&Store, &Keys)>,
+    config: &Config,
+    rng: &mut StdRng,
+) -> anyhow::Result<()> {
+    if let Some((store, keys)) = unprobed {
+        open::probe(store, keys, config, rng).await?;
+    }
+    member.take_part();
+    Ok(())
 }
