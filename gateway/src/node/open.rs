@@ -38,7 +38,13 @@ pub(super) async fn open(config: &Config, rng: &mut StdRng) -> anyhow::Result<Op
     let id = if persistent { node_id(&config.data_dir, rng)? } else { NodeId::random(rng) };
     let store = Store::open_with(&config.store, &config.s3).await.context("cannot open the store")?;
     let keys = Keys::new(config.store.prefix());
-    let joins = config.cluster.is_some() && store.read_register(&keys.cluster()).await?.is_some();
+    let joins = match config.cluster {
+        Some(_) => {
+            let root = store.read_register(&keys.cluster()).await;
+            root.context("cannot read the cluster's root")?.is_some()
+        }
+        None => false,
+    };
     let is_probed = !joins;
     if !store.is_exclusive() && !joins {
         probe(&store, &keys, config, rng).await?;

@@ -14,8 +14,9 @@ use super::{CreateAnswer, Operation, Revision, Store, StoreError, Swap, backoff}
 use crate::error::Outcome;
 use crate::limits::STORE_ATTEMPTS_MAX;
 
-/// Writers of one race. A server that checks before it writes lets two of this many through nearly always; more
-/// would take some servers many seconds.
+/// Writers of one race. A server that ignores conditions lets all of them through; one that checks some time before it
+/// writes lets two through in most races, but one whose gap is microseconds may pass. More writers would take servers that
+/// lock a key many seconds.
 const RACERS: usize = 3;
 
 /// Something every store must do.
